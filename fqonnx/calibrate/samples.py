@@ -1,0 +1,180 @@
+"""Inputs for a model: read from files, checked against the graph, handed out in batches."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fqonnx.errors import DataError
+from fqonnx.session import Feed, InputInfo
+
+BATCH_SIZE = 16
+_HOLD_BACK = 8  # every eighth sample is for the comparison, not for calibration
+
+Part: TypeAlias = Literal["all", "calibration", "held-back"]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Feeds for a model.
+
+    Attributes:
+        source: ``file``, ``directory`` or ``synthetic``.
+        feeds: One feed a batch.
+        num_samples: Samples in all feeds.
+        digest: SHA-256 of the arrays, so that a report says what data it is about.
+    """
+
+    source: str
+    feeds: tuple[Feed, ...]
+    num_samples: int
+    digest: str
+
+    @classmethod
+    def from_feeds(cls, source: str, feeds: Sequence[Feed], num_samples: int) -> Samples:
+        """Make samples of feeds, with their digest."""
+        digest = hashlib.sha256()
+        for feed in feeds:
+            for name in sorted(feed):
+                digest.update(name.encode())
+                digest.update(np.ascontiguousarray(feed[name]).tobytes())
+        return cls(source, tuple(feeds), num_samples, digest.hexdigest())
+
+    @property
+    def is_real(self) -> bool:
+        """Whether somebody gave these samples."""
+        return self.source != "synthetic"
+
+
+def load_samples(path: Path, inputs: Sequence[InputInfo], part: Part = "all") -> Samples:
+    """Read samples.
+
+    Args:
+        path: An ``.npz`` file with one array for each input and samples on the first axis, or a
+            folder of ``.npz`` files, each one batch as the model takes it.
+        inputs: The graph inputs.
+        part: All samples, those for calibration, or every eighth, which is held back from it. A
+            lone sample is in every part.
+
+    Raises:
+        DataError: The data cannot be read or do not fit the model.
+    """
+    if path.is_dir():
+        files = sorted(path.glob("*.npz"))
+        if not files:
+            raise DataError(str(path), "the folder holds no .npz file", "Put one batch in each")
+        feeds = [
+            _checked(files[i], _read(files[i]), inputs, batched=False)
+            for i in _indices(len(files), part)
+        ]
+        counts = [max((len(a) for a in feed.values() if a.ndim), default=1) for feed in feeds]
+        return Samples.from_feeds("directory", feeds, sum(counts))
+
+    arrays = _checked(path, _read(path), inputs, batched=True)
+    count = next((len(array) for array in arrays.values() if array.ndim), 1)
+    if count == 0:
+        raise DataError(str(path), "it holds no samples", "Give at least one")
+    index = _indices(count, part)
+    fixed = _fixed_batch(path, inputs)
+    if fixed is not None:
+        if len(index) < fixed:
+            raise DataError(
+                str(path),
+                f"{count} samples are too few for the model's fixed batch of {fixed}",
+                f"Give at least {fixed * _HOLD_BACK}",
+            )
+        index = index[: len(index) // fixed * fixed]
+    size = fixed or BATCH_SIZE
+    feeds = [
+        {name: array[index[i : i + size]] if array.ndim else array for name, array in arrays.items()}
+        for i in range(0, len(index), size)
+    ]
+    return Samples.from_feeds("file", feeds, len(index))
+
+
+def _read(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("a single array, expected named ones")
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError as error:
+        raise DataError(str(path), "no such file", "Check the path") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise DataError(
+            str(path),
+            f"not readable as .npz: {error}",
+            "Write it with numpy.savez(path, input_name=array, …)",
+        ) from error
+
+
+def _checked(
+    path: Path, arrays: dict[str, NDArray[Any]], inputs: Sequence[InputInfo], *, batched: bool
+) -> dict[str, NDArray[Any]]:
+    """Return the arrays that the model takes, cast where that loses nothing but precision."""
+    missing = [value.name for value in inputs if value.name not in arrays]
+    if missing:
+        raise DataError(
+            str(path),
+            f"no array named {', '.join(missing)}; it holds {', '.join(arrays) or 'none'}",
+            "Name the arrays as the model's inputs",
+        )
+    checked = {}
+    for value in inputs:
+        array = arrays[value.name]
+        where = f"{path}, array {value.name!r}"
+        if not np.can_cast(array.dtype, value.dtype, "same_kind"):
+            raise DataError(
+                where, f"found {array.dtype}, the model takes {value.dtype}", "Convert the array"
+            )
+        fixed = value.shape[1:] if batched else value.shape
+        found = array.shape[1:] if batched else array.shape
+        if len(found) != len(fixed) or any(
+            isinstance(want, int) and want != have
+            for want, have in zip(fixed, found, strict=True)
+        ):
+            shape = ", ".join("?" if d is None else str(d) for d in value.shape)
+            raise DataError(
+                where,
+                f"found shape {array.shape}, the model takes ({shape})"
+                + (" with samples on the first axis" if batched else ""),
+                "Reshape the array",
+            )
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            raise DataError(where, "it holds NaN or infinity", "Remove those samples")
+        checked[value.name] = array.astype(value.dtype, copy=False)
+    lengths = {name: len(array) for name, array in checked.items() if array.ndim}
+    if batched and len(set(lengths.values())) > 1:
+        counts = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+        raise DataError(str(path), f"different numbers of samples ({counts})", "Make them equal")
+    return checked
+
+
+def _indices(count: int, part: Part) -> list[int]:
+    """Return which of ``count`` items a part has; of fewer than eight, the last is held back."""
+    held = list(range(_HOLD_BACK - 1, count, _HOLD_BACK)) or [count - 1]
+    if part == "all" or count == 1:
+        return list(range(count))
+    if part == "held-back":
+        return held
+    return sorted(set(range(count)) - set(held))
+
+
+def _fixed_batch(path: Path, inputs: Sequence[InputInfo]) -> int | None:
+    """Return the batch that the graph fixes, or None where it leaves it open."""
+    fixed = {value.shape[0] for value in inputs if value.shape}
+    sizes = [size for size in fixed if isinstance(size, int)]
+    if len(sizes) > 1:
+        raise DataError(
+            str(path),
+            f"the model fixes different first axes for its inputs: {sorted(sizes)}",
+            "Give a folder of .npz files, each one batch as the model takes it",
+        )
+    return sizes[0] if sizes else None

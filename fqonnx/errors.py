@@ -1,0 +1,35 @@
+"""Errors that a user can cause, each with what was found, where, and the way out."""
+
+from __future__ import annotations
+
+
+class FqonnxError(Exception):
+    """Base of every error that is the caller's to mend; the command line exits with 2.
+
+    Args:
+        where: The file, node, input or option that the error is about.
+        found: What was found there, and what was expected.
+        hint: What to do about it.
+    """
+
+    def __init__(self, where: str, found: str, hint: str) -> None:
+        super().__init__(f"{where}: {found}. {hint}")
+        self.where = where
+        self.found = found
+        self.hint = hint
+
+
+class ConfigError(FqonnxError):
+    """An option has a value that it cannot have."""
+
+
+class ModelError(FqonnxError):
+    """A model file cannot be read, checked, run or written."""
+
+
+class DataError(FqonnxError):
+    """Calibration or comparison data does not fit the model."""
+
+
+class ExportError(FqonnxError):
+    """A PyTorch source cannot be turned into a correct ONNX file."""

@@ -1,0 +1,132 @@
+"""Randomized Hadamard frames for any dimension and any redundancy.
+
+T = (Q_q ⊗ H_{2^p}) restricted to its first dim columns, times random signs. H is the orthonormal
+Walsh-Hadamard matrix, Q_q the orthonormal DCT-II of an odd order q. The Kronecker product is kept
+as a short list of factors of order at most `MAX_FACTOR`, so a transform costs O(n log n).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from fqonnx.frames.base import Frame
+
+MAX_FACTOR = 64
+
+
+def hadamard_size(dim: int, redundancy: float = 1.0) -> int:
+    """Return the smallest q·2^p >= redundancy·dim with q odd and q <= `MAX_FACTOR`.
+
+    Dimensions whose odd part is larger are padded by at most 1/32. That padding is redundancy and
+    is counted as such.
+    """
+    target = math.ceil(redundancy * dim - 1e-9)
+    step = 1
+    while -(-target // step) > MAX_FACTOR:
+        step *= 2
+    return -(-target // step) * step
+
+
+def kronecker_orders(num_vectors: int) -> tuple[int, ...]:
+    """Return the orders of the Kronecker factors of ``num_vectors``, the odd one first.
+
+    Each order is at most `MAX_FACTOR`; their product is ``num_vectors``; as few and as even in
+    size as can be, because every factor is one pass over the data.
+    """
+    power = (num_vectors & -num_vectors).bit_length() - 1
+    odd = num_vectors >> power
+    count = 1
+    while (orders := _split(odd, power, count))[0] > MAX_FACTOR:
+        count += 1
+        if count > power + 1:
+            raise ValueError(
+                f"{num_vectors} has the odd part {odd}; a Hadamard frame needs one of at most "
+                f"{MAX_FACTOR}: use hadamard_size() to find a size"
+            )
+    return tuple(orders[1:])
+
+
+def _split(odd: int, power: int, count: int) -> list[int]:
+    """Spread 2^power over ``count`` factors beside ``odd``: [the largest, *the factors]."""
+    factors = [odd] + [1] * (count - 1)
+    for _ in range(power):
+        smallest = min(range(count), key=lambda i: factors[i])
+        factors[smallest] *= 2
+    return [max(factors), *factors]
+
+
+@cache
+def orthonormal_factor(order: int) -> Tensor:
+    """Return Q_q ⊗ H_{2^a} for order = q·2^a as a float64 matrix (order, order)."""
+    power = (order & -order).bit_length() - 1
+    factor = _dct2(order >> power)
+    two = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64) / math.sqrt(2.0)
+    for _ in range(power):
+        factor = torch.kron(factor, two)
+    return factor
+
+
+def _dct2(order: int) -> Tensor:
+    """Return the orthonormal DCT-II matrix (order, order); [[1]] for order 1."""
+    k = torch.arange(order, dtype=torch.float64)
+    matrix = torch.cos(math.pi / order * torch.outer(k, k + 0.5)) * math.sqrt(2.0 / order)
+    matrix[0] /= math.sqrt(2.0)
+    return matrix
+
+
+@dataclass(frozen=True, eq=False)
+class HadamardFrame(Frame):
+    """A randomized Hadamard frame.
+
+    Attributes:
+        signs: Random signs (dim,), int8, each +1 or -1, applied before the transform.
+
+    Raises:
+        ValueError: num_vectors has too large an odd part, or signs do not fit dim.
+    """
+
+    signs: Tensor
+
+    @classmethod
+    def create(cls, dim: int, redundancy: float = 1.0, seed: int = 0) -> HadamardFrame:
+        """Draw a frame of at least ``redundancy``·``dim`` vectors (see `hadamard_size`)."""
+        generator = torch.Generator().manual_seed(seed)
+        signs = torch.randint(0, 2, (dim,), generator=generator, dtype=torch.int8) * 2 - 1
+        return cls(dim, hadamard_size(dim, redundancy), signs)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        kronecker_orders(self.num_vectors)
+        if self.signs.shape != (self.dim,):
+            raise ValueError(f"signs have shape {tuple(self.signs.shape)}, not ({self.dim},)")
+
+    def analysis(self, x: Tensor) -> Tensor:
+        """Return x·Tᵀ."""
+        signed = x * self.signs.to(x)
+        padded = pad(signed, (0, self.num_vectors - self.dim))
+        return self._apply_factors(padded, transpose=False)
+
+    def synthesis(self, coeffs: Tensor) -> Tensor:
+        """Return coeffs·T."""
+        full = self._apply_factors(coeffs, transpose=True)
+        return full[..., : self.dim] * self.signs.to(coeffs)
+
+    def _apply_factors(self, x: Tensor, *, transpose: bool) -> Tensor:
+        shape = x.shape
+        inner = self.num_vectors
+        for order in kronecker_orders(self.num_vectors):
+            inner //= order
+            factor = orthonormal_factor(order).to(x)
+            if transpose:
+                factor = factor.T
+            if inner == 1:
+                x = x.reshape(-1, order) @ factor.T
+            else:
+                x = factor @ x.reshape(-1, order, inner)
+        return x.reshape(shape)

@@ -1,0 +1,147 @@
+"""Reading and writing of model files: whole or not at all, with errors that a user can act on."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import google.protobuf.message
+import onnx
+import onnx_ir as ir
+
+from fqonnx.errors import ModelError
+from fqonnx.session import model_bytes
+
+MIN_OPSET = 13
+# Above this a model gets an external data file: a protobuf message ends at 2 GiB.
+_EXTERNAL_BYTES = 1 << 30
+
+
+def load_model(path: Path) -> ir.Model:
+    """Read a model; external weights stay on disk until they are used.
+
+    Raises:
+        ModelError: The file is not there, is not an ONNX model, lacks its external data, or is of
+            an opset below 13.
+    """
+    try:
+        model = ir.load(path)
+    except FileNotFoundError as error:
+        raise ModelError(str(path), "no such file", "Check the path") from error
+    except IsADirectoryError as error:
+        raise ModelError(str(path), "it is a folder, expected a file", "Check the path") from error
+    except OSError as error:
+        raise ModelError(str(path), f"not readable: {error}", "Check the path") from error
+    except (google.protobuf.message.DecodeError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(
+            str(path), f"not an ONNX model: {_first_line(error)}", "Export it again"
+        ) from error
+    if not model.graph.outputs:
+        raise ModelError(
+            str(path), "not an ONNX model: its graph has no outputs", "Export it again"
+        )
+    opset = model.graph.opset_imports.get("")
+    if opset is None or opset < MIN_OPSET:
+        raise ModelError(
+            str(path),
+            f"opset {opset}, expected {MIN_OPSET} or later",
+            "Convert it with onnx.version_converter.convert_version",
+        )
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            _check_external(path, str(value.name), tensor)
+    return model
+
+
+def save_model(model: ir.Model, path: Path, check: Callable[[Path], None]) -> None:
+    """Write a model under its name only when it is whole and ``check`` has passed.
+
+    Models above 1 GiB get their weights in ``<name>.data`` beside them.
+
+    Args:
+        model: What to write.
+        path: Where.
+        check: Called with the path of the finished temporary file; may raise.
+
+    Raises:
+        ModelError: The folder cannot be written.
+    """
+    external = f"{path.name}.data" if model_bytes(model) > _EXTERNAL_BYTES else None
+    folder = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        temporary = folder / path.name
+        ir.save(model, temporary, external_data=external)
+        check(temporary)
+        if external is not None:
+            (folder / external).replace(path.parent / external)
+        temporary.replace(path)
+    except OSError as error:
+        raise ModelError(
+            str(path), f"cannot be written: {error}", "Choose another place with -o"
+        ) from error
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_file(path: Path) -> None:
+    """Run ONNX's full check and strict shape inference on a file.
+
+    Raises:
+        ModelError: Either of them rejects the file.
+    """
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+        with tempfile.TemporaryDirectory(prefix="fqonnx-") as folder:
+            onnx.shape_inference.infer_shapes_path(
+                str(path), str(Path(folder) / "inferred.onnx"), check_type=True, strict_mode=True
+            )
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ModelError(
+            str(path),
+            f"onnx.checker rejects it: {_first_line(error)}",
+            "Run onnx.checker.check_model on the float model; if that passes, please report this",
+        ) from error
+
+
+def file_bytes(path: Path) -> int:
+    """Return the size of a model with all of its external data."""
+    locations = {
+        tensor.location
+        for value in ir.load(path).graph.initializers.values()
+        if isinstance(tensor := value.const_value, ir.ExternalTensor)
+    }
+    return path.stat().st_size + sum((path.parent / name).stat().st_size for name in locations)
+
+
+def _check_external(path: Path, name: str, tensor: ir.ExternalTensor) -> None:
+    data = Path(tensor.path)
+    if not data.resolve().is_relative_to(path.parent.resolve()):
+        raise ModelError(
+            str(path),
+            f"tensor {name!r} has its data outside the model's folder, in {tensor.location}",
+            "Save the model again with its data beside it",
+        )
+    if not data.is_file():
+        raise ModelError(
+            str(path),
+            f"tensor {name!r} has its data in {tensor.location}, which is not there",
+            "Put the external data file beside the model",
+        )
+    end = (tensor.offset or 0) + tensor.nbytes
+    if data.stat().st_size < end:
+        raise ModelError(
+            str(path),
+            f"tensor {name!r} ends at byte {end} of {tensor.location}, "
+            f"which has {data.stat().st_size}",
+            "Copy the external data file again",
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).split("\n")[0][:300]

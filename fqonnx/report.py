@@ -1,0 +1,139 @@
+"""What a compilation did, as data: the JSON of ``fqonnx compile --json``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from fqonnx.diff import OutputDiff
+from fqonnx.session import runtime_version
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One node with a weight.
+
+    Attributes:
+        name: Module path or node name.
+        op_type: The operator in the float model.
+        dim_in: Rows of the weight, or None where it has no constant 2-D one.
+        dim_out: Columns of the weight.
+        status: ``quantized`` or ``float``.
+        reason: Why it stayed float.
+        method: Name of the method.
+        bits: Bits a coefficient.
+        redundancy: num_vectors / dim_in, padding included.
+        stored_bytes: Bytes of codes, scales and signs; 0 for a layer whose weight another holds.
+        bits_per_weight: stored_bytes·8 / (dim_in·dim_out).
+        weight_rel_error: ‖W − Ŵ‖/‖W‖.
+        output_rel_error: The same of the outputs over the calibration rows; None without any.
+    """
+
+    name: str
+    op_type: str
+    dim_in: int | None
+    dim_out: int | None
+    status: str
+    reason: str | None = None
+    method: str | None = None
+    bits: int | None = None
+    redundancy: float | None = None
+    stored_bytes: int | None = None
+    bits_per_weight: float | None = None
+    weight_rel_error: float | None = None
+    output_rel_error: float | None = None
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """The whole file.
+
+    Attributes:
+        float_bytes: Size of the float model, external data included.
+        compiled_bytes: Size of the compiled model.
+        bits_per_weight: Stored bits of all quantized layers over their weights; None without any.
+    """
+
+    float_bytes: int
+    compiled_bytes: int
+    bits_per_weight: float | None
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """What the layers were calibrated and the models compared on.
+
+    Attributes:
+        source: ``file``, ``directory``, ``synthetic`` or ``none``.
+        num_samples: Samples that the Hessians are made of.
+        num_compared: Samples that both models ran on at the end.
+        compared_on: ``held-back``, ``synthetic``, or ``calibration`` where there was but one.
+        mask_input: The input whose zeros marked padding.
+        digest: SHA-256 of the calibration arrays.
+    """
+
+    source: str
+    num_samples: int
+    num_compared: int
+    compared_on: str
+    mask_input: str | None
+    digest: str | None
+
+
+@dataclass(frozen=True)
+class CompileReport:
+    """What `fqonnx.compile_model` did.
+
+    Attributes:
+        layers: One entry for each node with a weight, quantized ones first.
+        model: The file.
+        outputs: Float against compiled, for each output.
+        calibration: The data.
+        timing: Seconds of each step.
+        versions: Versions of what took part.
+        options: The `fqonnx.CompileConfig` as it was.
+        warnings: What a user should know.
+    """
+
+    layers: list[LayerReport]
+    model: ModelReport
+    outputs: list[OutputDiff]
+    calibration: CalibrationReport
+    timing: dict[str, float]
+    versions: dict[str, str]
+    options: dict[str, Any]
+    warnings: list[str]
+
+    def to_json(self) -> str:
+        """Return the report as JSON; what is not a finite number becomes null."""
+        return to_json(dataclasses.asdict(self))
+
+
+def to_json(value: Any) -> str:
+    """Return indented JSON; NaN and infinities, which JSON lacks, become null."""
+    return json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def collect_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide the result."""
+    packages = ("fqonnx", "onnx", "onnx-ir", "onnxscript", "torch", "numpy")
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "onnxruntime": runtime_version(),
+    }

@@ -1,0 +1,157 @@
+"""ONNX Runtime sessions: one place that makes them and turns their failures into our errors."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from fqonnx.errors import ModelError
+
+Feed: TypeAlias = Mapping[str, NDArray[Any]]
+
+# A protobuf message ends at 2 GiB; larger models reach a session through a folder.
+_IN_MEMORY_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class InputInfo:
+    """A graph input as the runtime sees it.
+
+    Attributes:
+        name: Name of the input.
+        dtype: NumPy type of its elements.
+        shape: One entry a dimension: a number, the name of a symbolic dimension, or None.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | str | None, ...]
+
+
+class Session:
+    """An ONNX Runtime session of a model in memory or on disk, on the best provider there is.
+
+    Args:
+        model: A path, or a model that exists only in memory.
+        where: What error messages call the model.
+
+    Raises:
+        ModelError: ONNX Runtime is missing, or does not load the model.
+    """
+
+    def __init__(self, model: Path | ir.Model, where: str) -> None:
+        ort = _onnxruntime()
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        available = ort.get_available_providers()
+        providers = [
+            name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available
+        ]
+        self._where = where
+        try:
+            if isinstance(model, Path):
+                self._session = ort.InferenceSession(str(model), options, providers=providers)
+            elif model_bytes(model) < _IN_MEMORY_BYTES:
+                content = ir.to_proto(model).SerializeToString()
+                self._session = ort.InferenceSession(content, options, providers=providers)
+            else:
+                with tempfile.TemporaryDirectory(prefix="fqonnx-") as folder:
+                    path = Path(folder) / "model.onnx"
+                    ir.save(model, path, external_data="model.onnx.data")
+                    self._session = ort.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:  # ORT's exceptions share no base class of their own
+            raise ModelError(
+                where,
+                f"ONNX Runtime {ort.__version__} does not load it: {_first_line(error)}",
+                "Check the file with onnx.checker.check_model",
+            ) from error
+
+    @property
+    def inputs(self) -> list[InputInfo]:
+        """The graph inputs, in order."""
+        return [
+            InputInfo(value.name, _NUMPY_TYPES[value.type], tuple(value.shape))
+            for value in self._session.get_inputs()
+        ]
+
+    @property
+    def output_names(self) -> list[str]:
+        """The names of the graph outputs, in order."""
+        return [value.name for value in self._session.get_outputs()]
+
+    @property
+    def providers(self) -> list[str]:
+        """The execution providers that the session really uses."""
+        return list(self._session.get_providers())
+
+    def run(self, feed: Feed, outputs: Sequence[str] | None = None) -> list[NDArray[Any]]:
+        """Run the model.
+
+        Raises:
+            ModelError: The model rejects the feed.
+        """
+        try:
+            return list(self._session.run(outputs, dict(feed)))
+        except Exception as error:
+            shapes = ", ".join(f"{name} {value.dtype}{value.shape}" for name, value in feed.items())
+            raise ModelError(
+                self._where,
+                f"ONNX Runtime failed on inputs {shapes}: {_first_line(error)}",
+                "Check the names, shapes and types of the inputs against the model's",
+            ) from error
+
+
+def model_bytes(model: ir.Model) -> int:
+    """Return the bytes of all initializers of the main graph."""
+    return sum(
+        value.const_value.nbytes
+        for value in model.graph.initializers.values()
+        if value.const_value is not None
+    )
+
+
+def runtime_version() -> str:
+    """Return the version of the installed ONNX Runtime."""
+    return str(_onnxruntime().__version__)
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ModelError(
+            "onnxruntime",
+            "not installed",
+            "Install fqonnx[cpu] or fqonnx[gpu]; the two cannot live together",
+        ) from error
+    return onnxruntime
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:400]
+
+
+_NUMPY_TYPES: dict[str, np.dtype[Any]] = {
+    f"tensor({name})": np.dtype(dtype)
+    for name, dtype in {
+        "float": np.float32,
+        "float16": np.float16,
+        "double": np.float64,
+        "int8": np.int8,
+        "int16": np.int16,
+        "int32": np.int32,
+        "int64": np.int64,
+        "uint8": np.uint8,
+        "uint16": np.uint16,
+        "uint32": np.uint32,
+        "uint64": np.uint64,
+        "bool": np.bool_,
+    }.items()
+}

@@ -1,0 +1,22 @@
+"""Graph passes, one a file, each a subclass of onnx-ir's."""
+
+from fqonnx.passes.add_moment_outputs import AddMomentOutputsPass
+from fqonnx.passes.fold_weights import FoldWeightsPass
+from fqonnx.passes.inline_frame_ops import InlineFrameOpsPass
+from fqonnx.passes.normalize_linear import NormalizeLinearPass
+from fqonnx.passes.quantize_weights import QuantizeWeightsPass, Replacement
+from fqonnx.passes.select_weights import LinearLayer, SelectWeightsPass, Unquantized
+from fqonnx.passes.verify import VerifyPass
+
+__all__ = [
+    "AddMomentOutputsPass",
+    "FoldWeightsPass",
+    "InlineFrameOpsPass",
+    "LinearLayer",
+    "NormalizeLinearPass",
+    "QuantizeWeightsPass",
+    "Replacement",
+    "SelectWeightsPass",
+    "Unquantized",
+    "VerifyPass",
+]

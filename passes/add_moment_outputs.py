@@ -1,0 +1,101 @@
+"""Calibration by the graph itself: sums of [x, 1]ᵀ[x, 1] as extra outputs.
+
+Activations never leave the runtime, and any execution provider can do it. The last row and column
+of such a sum hold Σx and the number of rows, so one output gives the Hessian and the mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.tape import Tape
+
+
+
+
+class AddMomentOutputsPass(ir.passes.InPlacePass):
+    """Make the model return, for each activation x (..., dim), its sum of [x, 1]ᵀ[x, 1].
+
+    The other outputs go: what only they needed is not run. ``output_names`` holds the new ones, in
+    the order of ``values``, each float32 (dim + 1, dim + 1).
+
+    Args:
+        values: Names of activations, and their last dimension.
+        mask_input: Name of a graph input whose zeros mark padding. Rows of an activation count
+            where the mask is not zero, if the activation has as many rows as the mask has
+            entries (decided at run time); else all do.
+    """
+
+    def __init__(self, values: Sequence[tuple[str, int]], mask_input: str | None = None) -> None:
+        super().__init__()
+        self.values = tuple(values)
+        self.mask_input = mask_input
+        self.output_names = tuple(f"fqonnx_moments_{i}" for i in range(len(self.values)))
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Replace the outputs of the main graph."""
+        graph = model.graph
+        by_name = ir.convenience.create_value_mapping(graph)
+        mask = by_name[self.mask_input] if self.mask_input is not None else None
+        graph.outputs.clear()
+        tape = Tape(graph)
+        for (name, dim), output_name in zip(self.values, self.output_names, strict=True):
+            output = _moments(tape, by_name[name], dim, mask, output_name)
+            output.name = output_name
+            output.dtype, output.shape = ir.DataType.FLOAT, ir.Shape((dim + 1, dim + 1))
+            graph.outputs.append(output)
+        return ir.passes.PassResult(model, modified=True)
+
+
+def _moments(
+    tape: Tape, x: ir.Value, dim: int, mask: ir.Value | None, prefix: str
+) -> ir.Value:
+    rows = tape.op("Reshape", [x, _ints(tape, -1, dim)])
+    rows = tape.op("Cast", [rows], {"to": ir.DataType.FLOAT})
+    counts = _counts(tape, rows, mask, prefix)
+    if mask is not None:  # not a product: padding may hold NaN or infinity
+        rows = tape.op("Where", [counts, rows, _constant(tape, np.float32(0))])
+    ones = tape.op("Cast", [counts], {"to": ir.DataType.FLOAT})
+    augmented = tape.op("Concat", [rows, ones], {"axis": 1})
+    return tape.op("MatMul", [tape.op("Transpose", [augmented], {"perm": [1, 0]}), augmented])
+
+
+def _counts(tape: Tape, rows: ir.Value, mask: ir.Value | None, prefix: str) -> ir.Value:
+    """Return which rows count, bool (rows, 1)."""
+    first = tape.op("Slice", [tape.op("Shape", [rows]), _ints(tape, 0), _ints(tape, 1)])
+    shape = tape.op("Concat", [first, _ints(tape, 1)], {"axis": 0})
+    if mask is None:
+        return tape.op("Expand", [_constant(tape, np.bool_(True)), shape])
+    fits = tape.op("Equal", [tape.op("Squeeze", [first]), tape.op("Size", [mask])])
+
+    def from_mask(branch: Tape) -> ir.Value:
+        entries = branch.op("Reshape", [mask, _ints(branch, -1, 1)])
+        return branch.op("Cast", [entries], {"to": ir.DataType.BOOL})
+
+    def all_true(branch: Tape) -> ir.Value:
+        return branch.op("Expand", [_constant(branch, np.bool_(True)), shape])
+
+    branches = {
+        name: _branch(build, f"{prefix}_{name}")
+        for name, build in (("then_branch", from_mask), ("else_branch", all_true))
+    }
+    return tape.op("If", [fits], branches)
+
+
+def _branch(build: Callable[[Tape], ir.Value], prefix: str) -> ir.Graph:
+    tape = Tape()
+    output = build(tape)
+    output.dtype = ir.DataType.BOOL
+    for i, node in enumerate(tape.nodes):  # names of a subgraph must be free in the outer graph
+        node.name = node.outputs[0].name = f"{prefix}_{i}"
+    return ir.Graph([], [output], nodes=tape.nodes, name=prefix)
+
+
+def _constant(tape: Tape, value: np.generic) -> ir.Value:
+    return tape.op("Constant", [], {"value": ir.tensor(np.asarray(value))})
+
+
+def _ints(tape: Tape, *values: int) -> ir.Value:
+    return tape.op("Constant", [], {"value": ir.tensor(np.asarray(values, np.int64))})

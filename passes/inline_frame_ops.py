@@ -1,0 +1,20 @@
+"""Lower FrameMatMul and FrameDequant to plain nodes: the ``stock`` lowering."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
+
+from fqonnx.runtime_ops import DOMAIN
+
+
+class InlineFrameOpsPass(ir.passes.InPlacePass):
+    """Replace the operators of our domain by their bodies; no trace of the domain is left."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Inline our functions and no others."""
+        result = InlinePass(criteria=lambda function: function.domain == DOMAIN)(model)
+        for key in [key for key in model.functions if key[0] == DOMAIN]:
+            del model.functions[key]
+        model.graph.opset_imports.pop(DOMAIN, None)
+        return ir.passes.PassResult(model, result.modified)

@@ -1,0 +1,219 @@
+"""Decide for every node with a weight whether it is quantized, and if not, why."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import onnx_ir as ir
+
+from fqonnx.passes.constants import constant
+from fqonnx.passes.normalize_linear import ORIGINAL_OP_TYPE
+
+MIN_WEIGHTS = 1024
+_DTYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+_LINEAR = ("MatMul", "Gemm")
+
+
+@dataclass(frozen=True)
+class LinearLayer:
+    """A MatMul with a constant weight, and the Add of its bias where there is one.
+
+    Attributes:
+        name: The module path that PyTorch's exporter left, or the node's name.
+        op_type: The operator as the user's file had it.
+        node: The MatMul.
+        add: The Add of the bias.
+        x: The activation (..., dim_in).
+        weight: The weight's initializer (dim_in, dim_out).
+        bias: The bias's initializer (dim_out,).
+    """
+
+    name: str
+    op_type: str
+    node: ir.Node
+    add: ir.Node | None
+    x: ir.Value
+    weight: ir.Value
+    bias: ir.Value | None
+
+    @property
+    def dim_in(self) -> int:
+        """Rows of the weight."""
+        return int(self._tensor.shape[0])
+
+    @property
+    def dim_out(self) -> int:
+        """Columns of the weight."""
+        return int(self._tensor.shape[1])
+
+    @property
+    def dtype(self) -> ir.DataType:
+        """Type of the weight, hence of the activation."""
+        return self._tensor.dtype
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the float weight."""
+        return self._tensor.nbytes
+
+    @property
+    def _tensor(self) -> ir.TensorProtocol:
+        assert self.weight.const_value is not None
+        return self.weight.const_value
+
+
+@dataclass(frozen=True)
+class Unquantized:
+    """A node that stays as it is.
+
+    Attributes:
+        name: As in `LinearLayer`.
+        op_type: The operator.
+        shape: Shape of its weight, or None where it has no constant one.
+        reason: Why.
+    """
+
+    name: str
+    op_type: str
+    shape: tuple[int, ...] | None
+    reason: str
+
+
+class SelectWeightsPass(ir.passes.InPlacePass):
+    """Find the layers to quantize. Changes nothing; the answer is in ``layers`` and ``kept``.
+
+    Args:
+        include: Globs; a layer is taken if its name, node or weight matches one. Empty takes all.
+        exclude: Globs of what is not taken.
+    """
+
+    def __init__(self, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.include = tuple(include)
+        self.exclude = tuple(exclude)
+        self.layers: list[LinearLayer] = []
+        self.kept: list[Unquantized] = []
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Fill ``layers`` and ``kept``, both in graph order."""
+        self.layers, self.kept = [], []
+        taken_names: set[str] = set()
+        for node, place in _all_nodes(model):
+            if not _is_weighted(node):
+                continue
+            name = _layer_name(node, taken_names)
+            taken_names.add(name)
+            reason = place or self._reason(node, name)
+            if reason is None:
+                self.layers.append(_layer(node, name))
+            else:
+                tensor = _weight_tensor(node)
+                shape = None if tensor is None else tuple(int(d) for d in tensor.shape.numpy())
+                self.kept.append(Unquantized(name, _op_type(node), shape, reason))
+        return ir.passes.PassResult(model, modified=False)
+
+    def _reason(self, node: ir.Node, name: str) -> str | None:
+        """Return why a node of the main graph is kept, or None if it is to be quantized."""
+        if node.domain != "" or node.op_type not in _LINEAR:
+            return f"{node.op_type} is not a linear layer; MatMul and Gemm are quantized"
+        x, weight = node.inputs[0], node.inputs[1]
+        tensor = constant(weight)
+        if weight is None or tensor is None:
+            if weight is not None and weight.is_initializer():
+                return "the weight is a graph input too, so a caller may replace it"
+            if constant(x) is not None:
+                return "the constant is the left operand"
+            return "both operands are activations"
+        rank = len(tensor.shape)
+        if rank != 2:
+            return f"the weight has {rank} dimensions, expected 2"
+        if tensor.dtype not in _DTYPES:
+            return f"the weight is {tensor.dtype.name}, expected FLOAT or FLOAT16"
+        other = next((u.node for u in weight.uses() if u.node.op_type not in _LINEAR), None)
+        if other is not None:
+            return f"the weight is shared with {other.op_type} node {other.name!r}, which stays float"
+        if node.op_type == "Gemm":
+            return "the Gemm could not be rewritten as MatMul"
+        if tensor.size < MIN_WEIGHTS:
+            return f"{tensor.size} weights, fewer than {MIN_WEIGHTS}: the bytes are not worth it"
+        names = (name, node.name or "", weight.name or "")
+        if self.include and not _matches(names, self.include):
+            return "no --include pattern matches"
+        if _matches(names, self.exclude):
+            return "an --exclude pattern matches"
+        return None
+
+
+def _all_nodes(model: ir.Model) -> Iterator[tuple[ir.Node, str | None]]:
+    """Yield every node and, outside the main graph, why it is not looked at."""
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if node.graph is model.graph:
+            yield node, None
+        else:
+            yield node, "inside a subgraph (If, Loop or Scan): not supported yet"
+    for function in model.functions.values():
+        for node in ir.traversal.RecursiveGraphIterator(function.graph):
+            yield node, f"inside the function {function.domain}::{function.name}: not supported yet"
+
+
+def _is_weighted(node: ir.Node) -> bool:
+    """Whether the node is linear, or reads a float constant of two or more dimensions."""
+    return (node.domain == "" and node.op_type in _LINEAR) or _weight_tensor(node) is not None
+
+
+def _weight_tensor(node: ir.Node) -> ir.TensorProtocol | None:
+    for value in node.inputs:
+        tensor = ir.convenience.get_const_tensor(value) if value is not None else None
+        if tensor is not None and len(tensor.shape) >= 2 and tensor.dtype.is_floating_point():
+            if tensor.size >= MIN_WEIGHTS or node.op_type in _LINEAR:
+                return tensor
+    return None
+
+
+def _layer(node: ir.Node, name: str) -> LinearLayer:
+    x, weight = node.inputs[0], node.inputs[1]
+    assert x is not None and weight is not None
+    add, bias = _bias(node)
+    return LinearLayer(name, _op_type(node), node, add, x, weight, bias)
+
+
+def _bias(node: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
+    """Return the Add behind a MatMul and its constant vector, if that is all that reads it."""
+    output = node.outputs[0]
+    uses = output.uses()
+    if output.is_graph_output() or len(uses) != 1 or uses[0].node.op_type != "Add":
+        return None, None
+    add = uses[0].node
+    bias = add.inputs[1 - uses[0].idx]
+    tensor = constant(bias)
+    weight = constant(node.inputs[1])
+    if tensor is None or weight is None or tensor.dtype != weight.dtype:
+        return None, None
+    if tuple(tensor.shape.numpy()) != (weight.shape[1],):
+        return None, None
+    return add, bias
+
+
+def _op_type(node: ir.Node) -> str:
+    return str(node.meta.get(ORIGINAL_OP_TYPE, node.op_type))
+
+
+def _layer_name(node: ir.Node, taken: set[str]) -> str:
+    """Return the module path of PyTorch's exporter if it is there and free, else the node's name."""
+    fallback = node.name or str(node.outputs[0].name)
+    scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes")
+    if scopes and _op_type(node) in _LINEAR:
+        try:
+            path = str(ast.literal_eval(scopes)[-2])
+        except (ValueError, SyntaxError, IndexError, TypeError):
+            return fallback
+        if path and path not in taken:
+            return path
+    return fallback
+
+
+def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)

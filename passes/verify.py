@@ -1,0 +1,66 @@
+"""Check that a rewritten model is what it claims to be, before it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from fqonnx.errors import ModelError
+from fqonnx.runtime_ops import DOMAIN
+
+Signature = tuple[tuple[str, str, str], ...]
+
+
+class VerifyPass(ir.passes.InPlacePass):
+    """Check graph signature, function bodies and packed shapes. Changes nothing.
+
+    Args:
+        signature: What `graph_signature` gave before the rewriting.
+
+    Raises:
+        ModelError: A check failed: a defect of fqonnx, not of the user's file.
+    """
+
+    def __init__(self, signature: Signature) -> None:
+        super().__init__()
+        self.signature = signature
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Check."""
+        if graph_signature(model) != self.signature:
+            raise _defect("graph", "inputs or outputs are not those of the float model")
+        for node in model.graph:
+            if node.domain == DOMAIN:
+                _check_node(model, node)
+        return ir.passes.PassResult(model, modified=False)
+
+
+def graph_signature(model: ir.Model) -> Signature:
+    """Return name, type and shape of every graph input and output."""
+    values: Sequence[ir.Value] = [*model.graph.inputs, *model.graph.outputs]
+    return tuple((str(v.name), str(v.type), str(v.shape)) for v in values)
+
+
+def _check_node(model: ir.Model, node: ir.Node) -> None:
+    function = model.functions.get(node.op_identifier())
+    if function is None:
+        raise _defect(str(node.name), f"no function body for overload {node.overload!r}")
+    named = dict(zip((v.name for v in function.inputs), node.inputs, strict=False))
+    attributes = {name: node.attributes.get_int(name, 0) for name in ("dim_out", "num_vectors", "bits")}
+    block_size = node.attributes.get_int("block_size", 0)
+    blocks = -(-attributes["num_vectors"] // block_size)
+    expected = {
+        "codes": (attributes["dim_out"], blocks, block_size * attributes["bits"] // 8),
+        "scales": (attributes["dim_out"],),
+    }
+    for name, shape in expected.items():
+        value = named.get(name)
+        tensor = value.const_value if value is not None else None
+        found = None if tensor is None else tuple(tensor.shape.numpy())
+        if found != shape:
+            raise _defect(str(node.name), f"{name} has shape {found}, expected {shape}")
+
+
+def _defect(where: str, found: str) -> ModelError:
+    return ModelError(where, found, "This is a defect of fqonnx: please report it with the model")
