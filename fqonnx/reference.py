@@ -14,7 +14,9 @@ from fqonnx.packing import Bytes, unpack_codes, unpack_signs
 Float = NDArray[np.float64]
 
 
-def analysis_operator(frame_in: str, signs_in: Bytes | None, dim_in: int, num_vectors: int) -> Float:
+def analysis_operator(
+    frame_in: str, signs_in: Bytes | None, dim_in: int, num_vectors: int
+) -> Float:
     """Return T (num_vectors, dim_in) of a node.
 
     Raises:

@@ -13,8 +13,6 @@ import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 
-
-
 class AddMomentOutputsPass(ir.passes.InPlacePass):
     """Make the model return, for each activation x (..., dim), its sum of [x, 1]ᵀ[x, 1].
 
@@ -49,9 +47,7 @@ class AddMomentOutputsPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=True)
 
 
-def _moments(
-    tape: Tape, x: ir.Value, dim: int, mask: ir.Value | None, prefix: str
-) -> ir.Value:
+def _moments(tape: Tape, x: ir.Value, dim: int, mask: ir.Value | None, prefix: str) -> ir.Value:
     rows = tape.op("Reshape", [x, _ints(tape, -1, dim)])
     rows = tape.op("Cast", [rows], {"to": ir.DataType.FLOAT})
     counts = _counts(tape, rows, mask, prefix)

@@ -39,7 +39,9 @@ def derive_initializer(
         raise ValueError(f"{source.name!r} is not constant")
     unique = unique_name(graph, name)
     lazy = ir.LazyTensor(
-        lambda: ir.tensor(np.ascontiguousarray(transform(tensor.numpy())), dtype=dtype, name=unique),
+        lambda: ir.tensor(
+            np.ascontiguousarray(transform(tensor.numpy())), dtype=dtype, name=unique
+        ),
         dtype=dtype,
         shape=ir.Shape(shape),
         name=unique,

@@ -54,7 +54,12 @@ def _rewrite(
     if trans_a:
         a = tape.op("Transpose", [a], {"perm": [1, 0]})
     weight = _weight(graph, b, bool(trans_b), alpha, transformed)
-    product = tape.op("MatMul", [a, weight], name=node.name, metadata_props=dict(node.metadata_props))
+    product = tape.op(
+        "MatMul",
+        [a, weight],
+        name=node.name or output.name,
+        metadata_props=dict(node.metadata_props),
+    )
     product.dtype, product.shape = output.dtype, output.shape
     tape.nodes[-1].meta[ORIGINAL_OP_TYPE] = "Gemm"
     result = product
@@ -116,5 +121,7 @@ def _scaled(graph: ir.Graph, tape: Tape, c: ir.Value, beta: float) -> ir.Value:
         )
     if c.dtype is None:  # beta·C needs a constant of C's type, which is that of the weight
         raise ValueError(f"the type of {c.name!r} is unknown; run shape inference first")
-    factor = add_initializer(graph, "beta", ir.tensor(np.asarray(beta, c.dtype.numpy()), name="beta"))
+    factor = add_initializer(
+        graph, "beta", ir.tensor(np.asarray(beta, c.dtype.numpy()), name="beta")
+    )
     return tape.op("Mul", [c, factor])

@@ -134,7 +134,9 @@ class SelectWeightsPass(ir.passes.InPlacePass):
             return f"the weight is {tensor.dtype.name}, expected FLOAT or FLOAT16"
         other = next((u.node for u in weight.uses() if u.node.op_type not in _LINEAR), None)
         if other is not None:
-            return f"the weight is shared with {other.op_type} node {other.name!r}, which stays float"
+            return (
+                f"the weight is shared with {other.op_type} node {other.name!r}, which stays float"
+            )
         if node.op_type == "Gemm":
             return "the Gemm could not be rewritten as MatMul"
         if tensor.size < MIN_WEIGHTS:

@@ -47,7 +47,9 @@ def _check_node(model: ir.Model, node: ir.Node) -> None:
     if function is None:
         raise _defect(str(node.name), f"no function body for overload {node.overload!r}")
     named = dict(zip((v.name for v in function.inputs), node.inputs, strict=False))
-    attributes = {name: node.attributes.get_int(name, 0) for name in ("dim_out", "num_vectors", "bits")}
+    attributes = {
+        name: node.attributes.get_int(name, 0) for name in ("dim_out", "num_vectors", "bits")
+    }
     block_size = node.attributes.get_int("block_size", 0)
     blocks = -(-attributes["num_vectors"] // block_size)
     expected = {

@@ -147,8 +147,12 @@ class _Body:
             padding = self.ints(0, 0, 0, (padded - row) * bits // 8)
             zero = self.scalar(0, np.uint8)
             return self.op("Reshape", self.op("Pad", flat, padding, zero), blocks)
-        centred = self.op("Add", self.unpack_codes(codes), self.scalar(1 << (spec.bits - 1), np.int32))
-        centred = self.op("Pad", centred, self.ints(0, 0, 0, padded - row), self.scalar(0, np.int32))
+        centred = self.op(
+            "Add", self.unpack_codes(codes), self.scalar(1 << (spec.bits - 1), np.int32)
+        )
+        centred = self.op(
+            "Pad", centred, self.ints(0, 0, 0, padded - row), self.scalar(0, np.int32)
+        )
         per_byte = 8 // bits
         grouped = self.op("Reshape", centred, self.ints(spec.dim_out, -1, per_byte))
         weights = self.const(np.array([1 << bits * i for i in range(per_byte)], np.int32))
@@ -200,7 +204,9 @@ class _Body:
 
     def unpack(self, packed: ir.Value, bits: int) -> ir.Value:
         """All fields of ``bits`` bits, lowest first, as one int32 vector."""
-        column = self.op("Reshape", self.op("Cast", packed, to=int(ir.DataType.INT32)), self.ints(-1, 1))
+        column = self.op(
+            "Reshape", self.op("Cast", packed, to=int(ir.DataType.INT32)), self.ints(-1, 1)
+        )
         divisors = self.const(np.array([1 << i for i in range(0, 8, bits)], np.int32))
         fields = self.op("Mod", self.op("Div", column, divisors), self.scalar(1 << bits, np.int32))
         return self.op("Reshape", fields, self.ints(-1))

@@ -90,7 +90,9 @@ def merge_moments(parts: Sequence[Moments]) -> Moments:
     if len(parts) == 1:
         return first
     return Moments(
-        hessian=sum((p.hessian * (p.count / count) for p in parts), torch.zeros_like(first.hessian)),
+        hessian=sum(
+            (p.hessian * (p.count / count) for p in parts), torch.zeros_like(first.hessian)
+        ),
         mean=sum((p.mean * (p.count / count) for p in parts), torch.zeros_like(first.mean)),
         count=count,
         damping=first.damping,

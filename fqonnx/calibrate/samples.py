@@ -93,7 +93,10 @@ def load_samples(path: Path, inputs: Sequence[InputInfo], part: Part = "all") ->
         index = index[: len(index) // fixed * fixed]
     size = fixed or BATCH_SIZE
     feeds = [
-        {name: array[index[i : i + size]] if array.ndim else array for name, array in arrays.items()}
+        {
+            name: array[index[i : i + size]] if array.ndim else array
+            for name, array in arrays.items()
+        }
         for i in range(0, len(index), size)
     ]
     return Samples.from_feeds("file", feeds, len(index))
@@ -137,8 +140,7 @@ def _checked(
         fixed = value.shape[1:] if batched else value.shape
         found = array.shape[1:] if batched else array.shape
         if len(found) != len(fixed) or any(
-            isinstance(want, int) and want != have
-            for want, have in zip(fixed, found, strict=True)
+            isinstance(want, int) and want != have for want, have in zip(fixed, found, strict=True)
         ):
             shape = ", ".join("?" if d is None else str(d) for d in value.shape)
             raise DataError(

@@ -1,0 +1,68 @@
+"""What several tests need: shared data, tiny models, and operators of ONNX Runtime in NumPy."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnx.reference.op_run import OpRun
+
+_DATA = Path(
+    os.environ.get("FQONNX_TEST_DATA", Path(__file__).parents[1].parent / "shared" / "data")
+)
+
+
+def shared_data(name: str) -> Path:
+    """Return the path of real test data, or skip the test: users do not have them."""
+    path = _DATA / name
+    if not path.exists():
+        pytest.skip(f"needs the test data {name!r}; FQONNX_TEST_DATA names their folder")
+    return path
+
+
+def model_from_text(text: str, **initializers: np.ndarray) -> ir.Model:
+    """Parse ONNX text into a model, giving the named initializers their arrays.
+
+    The text declares an initializer as a plain name; it must not be a graph input.
+    """
+    model = ir.from_onnx_text(text)
+    values = ir.convenience.create_value_mapping(model.graph)
+    for name, array in initializers.items():
+        value = values.get(name) or ir.Value(name=name)
+        value.const_value = ir.tensor(array, name=name)
+        value.type = ir.TensorType(value.const_value.dtype)
+        value.shape = ir.Shape(array.shape)
+        model.graph.register_initializer(value)
+    return model
+
+
+class MatMulNBits(OpRun):
+    """``com.microsoft.MatMulNBits`` for `onnx.reference`: exact, whatever the accuracy level."""
+
+    op_domain = "com.microsoft"
+
+    def _run(  # noqa: PLR0913
+        self,
+        a,
+        packed,
+        scales,
+        zero_points=None,
+        g_idx=None,
+        bias=None,
+        K=None,  # noqa: N803
+        N=None,  # noqa: N803
+        bits=None,
+        block_size=None,
+        accuracy_level=None,
+    ):
+        assert zero_points is None
+        assert g_idx is None
+        assert bias is None
+        shifts = np.arange(0, 8, bits, dtype=np.uint8)
+        codes = (packed[..., None] >> shifts & np.uint8((1 << bits) - 1)).reshape(N, -1)
+        scale = np.repeat(scales.reshape(N, -1), block_size, axis=1)
+        weight = (codes.astype(np.float64) - (1 << bits - 1)) * scale
+        return ((a.astype(np.float64) @ weight[:, :K].T).astype(a.dtype),)
