@@ -70,6 +70,8 @@ def save_model(model: ir.Model, path: Path, check: Callable[[Path], None]) -> No
         ModelError: The folder cannot be written.
     """
     external = f"{path.name}.data" if model_bytes(model) > _EXTERNAL_BYTES else None
+    if external is None:
+        ir.external_data.load_to_model(model)
     folder = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,8 +91,12 @@ def save_model(model: ir.Model, path: Path, check: Callable[[Path], None]) -> No
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Path, where: str) -> None:
     """Run ONNX's full check and strict shape inference on a file.
+
+    Args:
+        path: The file.
+        where: What the error calls it.
 
     Raises:
         ModelError: Either of them rejects the file.
@@ -103,7 +109,7 @@ def check_file(path: Path) -> None:
             )
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ModelError(
-            str(path),
+            where,
             f"onnx.checker rejects it: {_first_line(error)}",
             "Run onnx.checker.check_model on the float model; if that passes, please report this",
         ) from error

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import torch
+from onnx_ir.passes.common import ShapeInferencePass
 
 from fqonnx.calibrate import (
     Samples,
@@ -81,6 +84,7 @@ def compile_model(
     timing: dict[str, float] = {}
     warnings: list[str] = []
     start = time.perf_counter()
+    _check_device(config.device)
 
     with _timed(timing, "load_s"):
         model = load_model(model_path)
@@ -105,9 +109,11 @@ def compile_model(
         rewrite = QuantizeWeightsPass(quantized, contrib=config.lowering != "onnx")
         rewrite(model)
         VerifyPass(signature)(model)
+        model.metadata_props["fqonnx.version"] = version("fqonnx")
+        model.metadata_props["fqonnx.options"] = json.dumps(dataclasses.asdict(config))
         if config.lowering == "stock":
             InlineFrameOpsPass()(model)
-        save_model(model, output_path, check_file)
+        save_model(model, output_path, lambda path: check_file(path, str(output_path)))
 
     with _timed(timing, "compare_s"):
         outputs = compare_models(
@@ -150,6 +156,17 @@ def compile_model(
     )
 
 
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+        raise ConfigError(
+            "device",
+            f"torch {torch.__version__} cannot use {device!r}",
+            "Use cpu, or install a torch that has the device",
+        ) from error
+
+
 def _samples(
     calibration: str,
     model: ir.Model,
@@ -180,16 +197,19 @@ def _samples(
 
 
 def _select(model: ir.Model, config: CompileConfig) -> SelectWeightsPass:
+    ShapeInferencePass()(model)  # types of values behind nodes that ONNX cannot infer
     FoldWeightsPass()(model)
     NormalizeLinearPass()(model)
     selected = SelectWeightsPass(config.include, config.exclude)
     selected(model)
     if config.include and not selected.layers:
-        names = [k.name for k in selected.kept if k.reason.startswith("no --include")]
+        names = [kept.name for kept in selected.kept if kept.reason.startswith("no --include")]
         raise ConfigError(
             "--include",
             f"no layer matches {', '.join(config.include)}",
-            f"Names of layers are, for example, {', '.join(names[:3]) or 'none: nothing is linear'}",
+            f"Layers are, for example, {', '.join(names[:3])}"
+            if names
+            else "fqonnx inspect shows why no layer of this model can be quantized",
         )
     return selected
 
@@ -208,11 +228,10 @@ def _quantize(
     done: list[Replacement] = []
     failed: list[Unquantized] = []
     method = METHODS[config.method]
-    needs_moments = samples is not None
     for group in _rounds(_by_weight(layers)):
         moments: dict[str, Moments] = {}
         with _timed(timing, "calibrate_s"):
-            if needs_moments and samples is not None:
+            if samples is not None:
                 values = {str(layer.x.name): layer.dim_in for unit in group for layer in unit}
                 moments = collect_moments(
                     model,
@@ -231,8 +250,8 @@ def _quantize(
                     done.append(Replacement(unit, quantized))
                 except OverflowError as error:
                     failed += [
-                        Unquantized(l.name, l.op_type, (l.dim_in, l.dim_out), str(error))
-                        for l in unit
+                        Unquantized(x.name, x.op_type, (x.dim_in, x.dim_out), str(error))
+                        for x in unit
                     ]
     return done, failed
 
@@ -248,7 +267,7 @@ def _by_weight(layers: Sequence[LinearLayer]) -> list[tuple[LinearLayer, ...]]:
 def _rounds(
     units: Sequence[tuple[LinearLayer, ...]],
 ) -> Iterator[list[tuple[LinearLayer, ...]]]:
-    """Split units into rounds whose Hessians fit into memory; units with one input stay together."""
+    """Split units into rounds whose Hessians fit into memory, one for each distinct input."""
     group: list[tuple[LinearLayer, ...]] = []
     dims: dict[str, int] = {}
     for unit in units:
@@ -307,6 +326,7 @@ def _layer_report(
         method=config.method,
         bits=quantized.bits,
         redundancy=quantized.frame.redundancy,
+        float_bytes=layer.weight_bytes,
         stored_bytes=stored_bytes,
         bits_per_weight=stored_bytes * 8 / (layer.dim_in * layer.dim_out),
         weight_rel_error=quantized.weight_rel_error,

@@ -28,6 +28,7 @@ class LayerReport:
         method: Name of the method.
         bits: Bits a coefficient.
         redundancy: num_vectors / dim_in, padding included.
+        float_bytes: Bytes of the float weight.
         stored_bytes: Bytes of codes, scales and signs; 0 for a layer whose weight another holds.
         bits_per_weight: stored_bytes·8 / (dim_in·dim_out).
         weight_rel_error: ‖W − Ŵ‖/‖W‖.
@@ -43,6 +44,7 @@ class LayerReport:
     method: str | None = None
     bits: int | None = None
     redundancy: float | None = None
+    float_bytes: int | None = None
     stored_bytes: int | None = None
     bits_per_weight: float | None = None
     weight_rel_error: float | None = None

@@ -39,7 +39,7 @@ class Session:
     """An ONNX Runtime session of a model in memory or on disk, on the best provider there is.
 
     Args:
-        model: A path, or a model that exists only in memory.
+        model: A path, or a model in memory, whose external tensors are read into it.
         where: What error messages call the model.
 
     Raises:
@@ -59,6 +59,7 @@ class Session:
             if isinstance(model, Path):
                 self._session = ort.InferenceSession(str(model), options, providers=providers)
             elif model_bytes(model) < _IN_MEMORY_BYTES:
+                ir.external_data.load_to_model(model)  # ORT has no folder to look in
                 content = ir.to_proto(model).SerializeToString()
                 self._session = ort.InferenceSession(content, options, providers=providers)
             else:

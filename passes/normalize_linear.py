@@ -48,7 +48,8 @@ def _rewrite(
     a, b = node.inputs[0], node.inputs[1]
     c = node.inputs[2] if len(node.inputs) > 2 else None
     output = node.outputs[0]
-    assert a is not None and b is not None  # required inputs of Gemm
+    assert a is not None
+    assert b is not None
 
     tape = Tape()
     if trans_a:
@@ -60,12 +61,12 @@ def _rewrite(
         name=node.name or output.name,
         metadata_props=dict(node.metadata_props),
     )
-    product.dtype, product.shape = output.dtype, output.shape
+    product.type, product.shape = output.type, output.shape
     tape.nodes[-1].meta[ORIGINAL_OP_TYPE] = "Gemm"
     result = product
     if c is not None and beta != 0.0:
         result = tape.op("Add", [product, _scaled(graph, tape, c, beta)])
-        result.dtype, result.shape = output.dtype, output.shape
+        result.type, result.shape = output.type, output.shape
 
     old_inputs = [value for value in (b, c) if value is not None]
     ir.convenience.replace_nodes_and_values(

@@ -94,7 +94,7 @@ class QuantizeWeightsPass(ir.passes.InPlacePass):
             name=layer.node.name,
             metadata_props=dict(layer.node.metadata_props),
         )
-        result.dtype, result.shape = output.dtype, output.shape
+        result.dtype, result.shape = layer.dtype, output.shape
         removed = [layer.node] if layer.add is None else [layer.add, layer.node]
         ir.convenience.replace_nodes_and_values(
             graph, old, removed, list(tape.nodes), [output], [result]

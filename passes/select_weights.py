@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from fqonnx.passes.constants import constant
 from fqonnx.passes.normalize_linear import ORIGINAL_OP_TYPE
+from fqonnx.runtime_ops import DOMAIN
 
 MIN_WEIGHTS = 1024
 _DTYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
@@ -104,7 +105,7 @@ class SelectWeightsPass(ir.passes.InPlacePass):
         for node, place in _all_nodes(model):
             if not _is_weighted(node):
                 continue
-            name = _layer_name(node, taken_names)
+            name = layer_name(node, taken_names)
             taken_names.add(name)
             reason = place or self._reason(node, name)
             if reason is None:
@@ -157,6 +158,8 @@ def _all_nodes(model: ir.Model) -> Iterator[tuple[ir.Node, str | None]]:
         else:
             yield node, "inside a subgraph (If, Loop or Scan): not supported yet"
     for function in model.functions.values():
+        if function.domain == DOMAIN:
+            continue
         for node in ir.traversal.RecursiveGraphIterator(function.graph):
             yield node, f"inside the function {function.domain}::{function.name}: not supported yet"
 
@@ -169,15 +172,20 @@ def _is_weighted(node: ir.Node) -> bool:
 def _weight_tensor(node: ir.Node) -> ir.TensorProtocol | None:
     for value in node.inputs:
         tensor = ir.convenience.get_const_tensor(value) if value is not None else None
-        if tensor is not None and len(tensor.shape) >= 2 and tensor.dtype.is_floating_point():
-            if tensor.size >= MIN_WEIGHTS or node.op_type in _LINEAR:
-                return tensor
+        if (
+            tensor is not None
+            and len(tensor.shape) >= 2
+            and tensor.dtype.is_floating_point()
+            and (tensor.size >= MIN_WEIGHTS or node.op_type in _LINEAR)
+        ):
+            return tensor
     return None
 
 
 def _layer(node: ir.Node, name: str) -> LinearLayer:
     x, weight = node.inputs[0], node.inputs[1]
-    assert x is not None and weight is not None
+    assert x is not None
+    assert weight is not None
     add, bias = _bias(node)
     return LinearLayer(name, _op_type(node), node, add, x, weight, bias)
 
@@ -203,11 +211,11 @@ def _op_type(node: ir.Node) -> str:
     return str(node.meta.get(ORIGINAL_OP_TYPE, node.op_type))
 
 
-def _layer_name(node: ir.Node, taken: set[str]) -> str:
-    """Return the module path of PyTorch's exporter if it is there and free, else the node's name."""
+def layer_name(node: ir.Node, taken: Collection[str] = ()) -> str:
+    """Return the module path that PyTorch's exporter left, if it is free, else the node's name."""
     fallback = node.name or str(node.outputs[0].name)
     scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes")
-    if scopes and _op_type(node) in _LINEAR:
+    if scopes and (_op_type(node) in _LINEAR or node.domain == DOMAIN):
         try:
             path = str(ast.literal_eval(scopes)[-2])
         except (ValueError, SyntaxError, IndexError, TypeError):

@@ -86,13 +86,15 @@ class _Body:
         inner = self.spec.num_vectors
         for order in kronecker_orders(self.spec.num_vectors):
             inner //= order
-            factor = orthonormal_factor(order).numpy()
-            matrix = self.const((factor.T if transpose else factor).astype(self.dtype))
+            factor = orthonormal_factor(order).numpy().astype(self.dtype)
+            if transpose:
+                factor = factor.T
             if inner == 1:
-                right = self.const((factor if transpose else factor.T).astype(self.dtype))
-                x = self.op("MatMul", self.op("Reshape", x, self.ints(-1, order)), right)
+                rows = self.op("Reshape", x, self.ints(-1, order))
+                x = self.op("MatMul", rows, self.const(factor.T))
             else:
-                x = self.op("MatMul", matrix, self.op("Reshape", x, self.ints(-1, order, inner)))
+                columns = self.op("Reshape", x, self.ints(-1, order, inner))
+                x = self.op("MatMul", self.const(factor), columns)
         return self.op("Reshape", x, self.ints(-1, self.spec.num_vectors))
 
     def signs(self, packed: ir.Value) -> ir.Value:
@@ -125,6 +127,8 @@ class _Body:
             },
             domain="com.microsoft",
         )
+        # ONNX has no type inference for it, so consumers read its type here.
+        y.dtype, y.shape = spec.dtype, ir.Shape((None, spec.dim_out))
         # MatMulNBits subtracts 2^(bits−1) from the codes that nbits_codes() gives it.
         if spec.has_zero_points:
             zero = self.op("Cast", values["zero_points"], to=int(spec.dtype))

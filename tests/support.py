@@ -44,7 +44,7 @@ class MatMulNBits(OpRun):
 
     op_domain = "com.microsoft"
 
-    def _run(  # noqa: PLR0913
+    def _run(
         self,
         a,
         packed,
@@ -66,3 +66,37 @@ class MatMulNBits(OpRun):
         scale = np.repeat(scales.reshape(N, -1), block_size, axis=1)
         weight = (codes.astype(np.float64) - (1 << bits - 1)) * scale
         return ((a.astype(np.float64) @ weight[:, :K].T).astype(a.dtype),)
+
+
+def mlp_model(dtype: type = np.float32) -> ir.Model:
+    """Return x (n, 64) → 96 → 80 → 48 with a Gemm, a MatMul+Add and a MatMul, ReLU between."""
+    rng = np.random.default_rng(7)
+    name = "float16" if dtype is np.float16 else "float"
+    text = f"""
+    <ir_version: 10, opset_import: ["": 20]>
+    mlp ({name}[n, 64] x) => ({name}[n, 48] y) {{
+      h1 = Gemm <transB = 1> (x, w1, b1)
+      r1 = Relu(h1)
+      p2 = MatMul(r1, w2)
+      h2 = Add(b2, p2)
+      r2 = Relu(h2)
+      y = MatMul(r2, w3)
+    }}
+    """
+
+    def draw(*shape: int) -> np.ndarray:
+        return (rng.standard_normal(shape) / np.sqrt(shape[-1])).astype(dtype)
+
+    arrays = {
+        "w1": draw(96, 64),
+        "b1": draw(96),
+        "w2": draw(96, 80),
+        "b2": draw(80),
+        "w3": draw(80, 48),
+    }
+    model = model_from_text(text, **arrays)
+    names = {"Gemm": ["first"], "MatMul": ["second", "third"]}
+    for node in model.graph:
+        if node.op_type in names:
+            node.name = names[node.op_type].pop(0)
+    return model

@@ -2,7 +2,7 @@
 
 T = (Q_q ⊗ H_{2^p}) restricted to its first dim columns, times random signs. H is the orthonormal
 Walsh-Hadamard matrix, Q_q the orthonormal DCT-II of an odd order q. The Kronecker product is kept
-as a short list of factors of order at most `MAX_FACTOR`, so a transform costs O(n log n).
+as a short list of factors of bounded order, so a transform costs O(n log n).
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ from torch.nn.functional import pad
 
 from fqonnx.frames.base import Frame
 
-MAX_FACTOR = 64
+MAX_ODD = 63
+# Fewer factors are faster, larger ones are more bytes in every function body.
+MAX_FACTOR = 48
 
 
 def hadamard_size(dim: int, redundancy: float = 1.0) -> int:
-    """Return the smallest q·2^p >= redundancy·dim with q odd and q <= `MAX_FACTOR`.
+    """Return the smallest q·2^p >= redundancy·dim with q odd and q <= `MAX_ODD`.
 
     Dimensions whose odd part is larger are padded by at most 1/32. That padding is redundancy and
     is counted as such.
     """
     target = math.ceil(redundancy * dim - 1e-9)
     step = 1
-    while -(-target // step) > MAX_FACTOR:
+    while -(-target // step) > MAX_ODD:
         step *= 2
     return -(-target // step) * step
 
@@ -36,29 +38,31 @@ def hadamard_size(dim: int, redundancy: float = 1.0) -> int:
 def kronecker_orders(num_vectors: int) -> tuple[int, ...]:
     """Return the orders of the Kronecker factors of ``num_vectors``, the odd one first.
 
-    Each order is at most `MAX_FACTOR`; their product is ``num_vectors``; as few and as even in
-    size as can be, because every factor is one pass over the data.
+    As few factors as can be, as even in size as can be, each at most `MAX_FACTOR` or the odd part
+    of ``num_vectors``: every factor is one pass over the data.
+
+    Raises:
+        ValueError: The odd part is larger than `MAX_ODD`.
     """
     power = (num_vectors & -num_vectors).bit_length() - 1
     odd = num_vectors >> power
+    if odd > MAX_ODD:
+        raise ValueError(
+            f"{num_vectors} has the odd part {odd}; a Hadamard frame needs one of at most "
+            f"{MAX_ODD}: use hadamard_size() to find a size"
+        )
     count = 1
-    while (orders := _split(odd, power, count))[0] > MAX_FACTOR:
+    while max(orders := _split(odd, power, count)) > max(MAX_FACTOR, odd):
         count += 1
-        if count > power + 1:
-            raise ValueError(
-                f"{num_vectors} has the odd part {odd}; a Hadamard frame needs one of at most "
-                f"{MAX_FACTOR}: use hadamard_size() to find a size"
-            )
-    return tuple(orders[1:])
+    return orders
 
 
-def _split(odd: int, power: int, count: int) -> list[int]:
-    """Spread 2^power over ``count`` factors beside ``odd``: [the largest, *the factors]."""
+def _split(odd: int, power: int, count: int) -> tuple[int, ...]:
+    """Spread odd·2^power over ``count`` factors, doubling the smallest each time."""
     factors = [odd] + [1] * (count - 1)
     for _ in range(power):
-        smallest = min(range(count), key=lambda i: factors[i])
-        factors[smallest] *= 2
-    return [max(factors), *factors]
+        factors[factors.index(min(factors))] *= 2
+    return tuple(factors)
 
 
 @cache

@@ -23,11 +23,11 @@ class MidRise:
     bits: int
 
     def gaussian_step(self, coeffs: Tensor) -> Tensor:
-        """Return the best step (dim_out,) if each column of coeffs (num_vectors, dim_out) is Gaussian."""
+        """Return the best step (dim_out,) for columns of coeffs that are Gaussian."""
         return coeffs.square().mean(0).sqrt() * GAUSSIAN_STEP[self.bits]
 
     def codes(self, coeffs: Tensor, step: Tensor) -> Tensor:
-        """Return the codes of the nearest levels, uint8, 0 … 2^bits − 1; any code where step is 0."""
+        """Return codes of the nearest levels, uint8 below 2^bits; any code where step is 0."""
         half = 1 << (self.bits - 1)
         levels = torch.floor(coeffs / torch.where(step > 0, step, 1.0))
         return (levels.clamp(-half, half - 1) + half).to(torch.uint8)

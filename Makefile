@@ -1,0 +1,48 @@
+# Two commands for a stranger: `make demo` and `make test`. Both set up what they need.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(abspath $(VENV))/bin
+ROOT   := $(CURDIR)
+SOURCES := $(shell find fqonnx passes runtime_ops -name '*.py') pyproject.toml
+
+.PHONY: demo test lint types imports unit bench quality clean
+
+demo: $(VENV)/.package
+	$(BIN)/python tools/demo.py --folder demo
+
+test: lint types imports unit
+
+lint: $(VENV)/.package
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Types and imports are checked on the installed package: only there are passes/ and runtime_ops/
+# where their imports say, and the tools would find the bare folders here first.
+types: $(VENV)/.package
+	cd $(VENV) && $(BIN)/mypy --config-file $(ROOT)/pyproject.toml -p fqonnx
+
+imports: $(VENV)/.package
+	cd $(VENV) && $(BIN)/lint-imports --config $(ROOT)/pyproject.toml
+
+unit: $(VENV)/.package
+	$(BIN)/pytest
+
+bench: $(VENV)/.package
+	$(BIN)/python tools/bench/matmul.py
+
+quality: $(VENV)/.package
+	$(BIN)/python tools/quality.py
+
+$(VENV)/.dependencies: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt ".[cpu,demo,dev]"
+	touch $@
+
+$(VENV)/.package: $(VENV)/.dependencies $(SOURCES)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+		--force-reinstall .
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo build dist

@@ -1,0 +1,39 @@
+"""The command line: ``fqonnx export | compile | diff | inspect``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from fqonnx import __version__
+from fqonnx.cli.compile import compile_command
+from fqonnx.cli.console import print_error
+from fqonnx.cli.diff import diff_command
+from fqonnx.cli.export import export_command
+from fqonnx.cli.inspect import inspect_command
+from fqonnx.errors import FqonnxError
+
+
+class _Group(click.Group):
+    """Turns our errors into one line and exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FqonnxError as error:
+            print_error(str(error))
+            sys.exit(2)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="fqonnx")
+def main() -> None:
+    """Frame quantization for ONNX: 2-bit models that stock ONNX Runtime runs."""
+
+
+main.add_command(export_command)
+main.add_command(compile_command)
+main.add_command(diff_command)
+main.add_command(inspect_command)

@@ -1,0 +1,89 @@
+"""``fqonnx compile``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import click
+
+from fqonnx.cli.console import check_writable, print_compile_report, track, write_text
+from fqonnx.config import METHODS, CompileConfig, Lowering
+from fqonnx.pipeline import compile_model
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command("compile")
+@click.argument("model", type=_FILE)
+@click.option("-o", "--output", type=_FILE, help="Compiled model [default: MODEL-<bits>bit.onnx]")
+@click.option("--bits", type=int, default=2, show_default=True, help="Bits a coefficient, 1 to 4.")
+@click.option(
+    "--redundancy",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Frame vectors per dimension: more costs bytes and buys accuracy.",
+)
+@click.option(
+    "--method",
+    type=click.Choice(sorted(METHODS)),
+    default="auto",
+    show_default=True,
+    help="auto: Hadamard frame and LDLQ; gptq and rtn: no frame, to compare with.",
+)
+@click.option(
+    "--calibration",
+    default="synthetic",
+    show_default=True,
+    metavar="FILE.npz|DIR|synthetic|none",
+    help="Samples on the first axis, named as the inputs; every eighth is held back to compare.",
+)
+@click.option("--include", multiple=True, metavar="GLOB", help="Quantize only these layers.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Keep these layers float.")
+@click.option(
+    "--lowering",
+    type=click.Choice(get_args(Lowering)),
+    default="fused",
+    show_default=True,
+    help="fused: FrameMatMul with a body for ORT; stock: its plain nodes; onnx: a body of "
+    "ONNX standard operators only.",
+)
+@click.option("--mask-input", metavar="NAME", help="Input whose zeros mark padding.")
+@click.option("--json", "json_path", type=_FILE, help="Write the report here.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="Torch device of the numerics.")
+def compile_command(
+    model: Path,
+    output: Path | None,
+    bits: int,
+    redundancy: float,
+    method: str,
+    calibration: str,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    lowering: Lowering,
+    mask_input: str | None,
+    json_path: Path | None,
+    seed: int,
+    device: str,
+) -> None:
+    """Quantize MODEL's linear layers and compare the result with MODEL."""
+    output = output or model.with_name(f"{model.stem}-{bits}bit.onnx")
+    if json_path is not None:
+        check_writable(json_path)
+    config = CompileConfig(
+        bits=bits,
+        redundancy=redundancy,
+        method=method,
+        include=include,
+        exclude=exclude,
+        lowering=lowering,
+        mask_input=mask_input,
+        seed=seed,
+        device=device,
+    )
+    report = compile_model(model, output, config, calibration=calibration, track=track)
+    if json_path is not None:
+        write_text(json_path, report.to_json())
+    print_compile_report(report, output)

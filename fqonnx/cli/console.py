@@ -1,0 +1,133 @@
+"""What the commands show: progress, tables, warnings and errors."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fqonnx.diff import OutputDiff
+from fqonnx.errors import ConfigError
+from fqonnx.progress import Item
+from fqonnx.report import CompileReport, LayerReport
+
+console = Console(highlight=False, emoji=False)
+_stderr = Console(stderr=True, highlight=False, emoji=False)
+
+
+def track(items: Sequence[Item], description: str, /) -> Iterable[Item]:
+    """Show a progress bar on stderr while the items are worked on; it goes when they are done."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Progress(
+        *columns, console=_stderr, transient=True, disable=not _stderr.is_terminal
+    ) as progress:
+        yield from progress.track(items, description=description)
+
+
+def print_error(message: str) -> None:
+    """Print one line on stderr."""
+    _stderr.print(f"[red]error:[/] {escape(message)}", soft_wrap=True)
+
+
+def print_warnings(warnings: Iterable[str]) -> None:
+    """Print each warning as a line on stderr."""
+    for warning in warnings:
+        _stderr.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a report that could not be written, before hours are spent on what it says.
+
+    Raises:
+        ConfigError: The folder is not there, or the path is one.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        found = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise ConfigError(str(path), f"cannot be written: {found}", "Choose another file")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a report.
+
+    Raises:
+        ConfigError: The file cannot be written.
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            str(path), f"cannot be written: {error}", "Choose another file"
+        ) from error
+
+
+def print_compile_report(report: CompileReport, output_path: Path) -> None:
+    """Print the one table that ends a compilation, and what stayed float."""
+    model = report.model
+    quantized = [layer for layer in report.layers if layer.status == "quantized"]
+    table = Table(title=f"{escape(str(output_path))}", title_justify="left")
+    table.add_column("")
+    table.add_column("float", justify="right")
+    table.add_column("compiled", justify="right")
+    table.add_row("file", megabytes(model.float_bytes), megabytes(model.compiled_bytes))
+    if model.bits_per_weight is not None:
+        weights = sum((layer.dim_in or 0) * (layer.dim_out or 0) for layer in quantized)
+        stored = sum(layer.stored_bytes or 0 for layer in quantized)
+        table.add_row(
+            f"{len(quantized)} layers of {weights / 1e6:.2f} M weights",
+            megabytes(sum(layer.float_bytes or 0 for layer in quantized)),
+            megabytes(stored),
+        )
+        table.add_row("bits per weight", "", f"{model.bits_per_weight:.3f}")
+    table.add_section()
+    for output in report.outputs:
+        _add_output(table, output)
+    console.print(table)
+    data = report.calibration
+    console.print(
+        f"calibrated on {data.num_samples or 'no'} samples ({data.source}), compared on "
+        f"{data.num_compared} ({data.compared_on}), {report.timing['total_s']:.1f} s"
+    )
+    print_kept(report.layers)
+    print_warnings(report.warnings)
+
+
+def print_diff(outputs: Sequence[OutputDiff], float_bytes: int, compiled_bytes: int) -> None:
+    """Print the differences of two models."""
+    table = Table()
+    table.add_column("")
+    table.add_column("float", justify="right")
+    table.add_column("compiled", justify="right")
+    table.add_row("file", megabytes(float_bytes), megabytes(compiled_bytes))
+    table.add_section()
+    for output in outputs:
+        _add_output(table, output)
+    console.print(table)
+
+
+def print_kept(layers: Iterable[LayerReport]) -> None:
+    """Print why nodes stayed float, one line a reason."""
+    reasons = Counter(f"{x.op_type}: {x.reason}" for x in layers if x.status == "float")
+    for reason, count in reasons.most_common():
+        console.print(f"[dim]{count:4d} × float[/]  {escape(reason)}", soft_wrap=True)
+
+
+def megabytes(count: int) -> str:
+    """Return bytes as MB, or kB where there is less than one."""
+    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
+
+
+def _add_output(table: Table, output: OutputDiff) -> None:
+    name = escape(output.name)
+    table.add_row(f"{name}: cosine", "1", f"{output.cosine:.4f}")
+    table.add_row(f"{name}: SQNR", "", f"{output.sqnr_db:.2f} dB")
+    table.add_row(f"{name}: max abs difference", "", f"{output.max_abs_diff:.3g}")

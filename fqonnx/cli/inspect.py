@@ -1,0 +1,77 @@
+"""``fqonnx inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import onnx_ir as ir
+from rich.markup import escape
+from rich.table import Column, Table
+
+from fqonnx.cli.console import console, megabytes, print_kept
+from fqonnx.model_file import file_bytes, load_model
+from fqonnx.passes import FoldWeightsPass, NormalizeLinearPass, SelectWeightsPass
+from fqonnx.passes.select_weights import layer_name
+from fqonnx.report import LayerReport
+from fqonnx.runtime_ops import DOMAIN
+
+_NAME = Column("layer", overflow="fold")
+
+
+@click.command("inspect")
+@click.argument("path", metavar="MODEL", type=click.Path(path_type=Path))
+def inspect_command(path: Path) -> None:
+    """Show what is quantized in MODEL, what would be, and why the rest would not."""
+    model = load_model(path)
+    console.print(
+        f"{escape(str(path))}: {megabytes(file_bytes(path))}, "
+        f"opset {model.graph.opset_imports['']}, IR {model.ir_version}"
+    )
+    for key, value in model.metadata_props.items():
+        if key.startswith("fqonnx."):
+            console.print(f"{escape(key)}: {escape(value)}", soft_wrap=True)
+    compiled = [node for node in model.graph if node.domain == DOMAIN]
+    if compiled:
+        console.print(_compiled_table(compiled))
+    FoldWeightsPass()(model)
+    NormalizeLinearPass()(model)
+    selected = SelectWeightsPass()
+    selected(model)
+    if selected.layers:
+        table = Table(_NAME, "op", "dim_in", "dim_out", "bytes")
+        for layer in selected.layers:
+            table.add_row(
+                escape(layer.name),
+                layer.op_type,
+                str(layer.dim_in),
+                str(layer.dim_out),
+                megabytes(layer.weight_bytes),
+            )
+        table.title = f"{len(selected.layers)} layers can be quantized"
+        console.print(table)
+    print_kept(
+        LayerReport(kept.name, kept.op_type, None, None, "float", kept.reason)
+        for kept in selected.kept
+    )
+
+
+def _compiled_table(nodes: list[ir.Node]) -> Table:
+    table = Table(_NAME, "frame", "dim_in", "dim_out", "bits", "redundancy", "bits/weight")
+    table.title = f"{len(nodes)} quantized layers"
+    for node in nodes:
+        dims = {name: node.attributes.get_int(name, 0) for name in ("dim_in", "dim_out")}
+        num_vectors = node.attributes.get_int("num_vectors", 0)
+        # codes, scales, zero points and signs; the activation and the bias are the model's own
+        packed = [v.const_value for v in node.inputs[1:6] if v is not None]
+        stored = sum(tensor.nbytes for tensor in packed if tensor is not None)
+        table.add_row(
+            escape(layer_name(node)),
+            node.attributes.get_string("frame_in", ""),
+            str(dims["dim_in"]),
+            str(dims["dim_out"]),
+            str(node.attributes.get_int("bits", 0)),
+            f"{num_vectors / dims['dim_in']:.3f}",
+            f"{stored * 8 / (dims['dim_in'] * dims['dim_out']):.3f}",
+        )
+    return table

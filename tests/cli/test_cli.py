@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from click.testing import CliRunner, Result
+
+from fqonnx.cli import main
+from support import mlp_model
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    ir.save(mlp_model(), tmp_path / "mlp.onnx")
+    x = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x)
+    return tmp_path
+
+
+def run(*arguments: object) -> Result:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def test_compile_then_diff_then_inspect(folder: Path) -> None:
+    model, data, report = folder / "mlp.onnx", folder / "data.npz", folder / "r.json"
+    compiled = run("compile", model, "--bits", 4, "--calibration", data, "--json", report)
+    assert compiled.exit_code == 0
+    assert "bits per weight" in compiled.output
+    out = folder / "mlp-4bit.onnx"
+    assert out.is_file()
+    content = json.loads(report.read_text())
+    assert [x["status"] for x in content["layers"]].count("quantized") == 3
+    assert content["options"]["bits"] == 4
+
+    diff = folder / "d.json"
+    passed = run("diff", model, out, "--inputs", data, "--fail-under", "cosine=0.9", "--json", diff)
+    assert passed.exit_code == 0
+    assert json.loads(diff.read_text())["outputs"][0]["cosine"] > 0.9
+
+    shown = run("inspect", out)
+    assert shown.exit_code == 0
+    assert "3 quantized layers" in shown.output
+    assert '"bits": 4' in shown.output
+
+
+def test_missed_threshold_is_exit_1_and_says_by_how_much(folder: Path) -> None:
+    model, data, diff = folder / "mlp.onnx", folder / "data.npz", folder / "d.json"
+    run("compile", model, "--bits", 1, "--calibration", "none")
+    arguments = ("diff", model, folder / "mlp-1bit.onnx", "--inputs", data, "--json", diff)
+    missed = run(*arguments, "--fail-under", "cosine=0.9999", "--fail-under", "sqnr_db=-100")
+    assert missed.exit_code == 1
+    assert "the threshold is 0.9999" in missed.output
+    assert [miss["metric"] for miss in json.loads(diff.read_text())["missed"]] == ["cosine"]
+
+
+def test_identical_models_have_infinite_sqnr_and_valid_json(folder: Path) -> None:
+    model, diff = folder / "mlp.onnx", folder / "d.json"
+    same = run(
+        "diff",
+        model,
+        model,
+        "--inputs",
+        "synthetic",
+        "--json",
+        diff,
+        "--fail-under",
+        "sqnr_db=1000",
+    )
+    assert same.exit_code == 0
+    assert json.loads(diff.read_text())["outputs"][0]["sqnr_db"] is None
+
+
+def test_inspect_float_model_shows_what_can_be_quantized(folder: Path) -> None:
+    shown = run("inspect", folder / "mlp.onnx")
+    assert shown.exit_code == 0
+    assert "3 layers can be quantized" in shown.output
+    assert "first" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("compile", "absent.onnx"), "absent.onnx: no such file"),
+        (("compile", "data.npz"), "not an ONNX model"),
+        (("compile", "mlp.onnx", "--bits", "5"), "bits: found 5, expected 1, 2, 3 or 4"),
+        (("compile", "mlp.onnx", "--redundancy", "0.5"), "redundancy: found 0.5"),
+        (("compile", "mlp.onnx", "--calibration", "absent.npz"), "absent.npz: no such file"),
+        (("compile", "mlp.onnx", "--include", "nothing*"), "no layer matches nothing*"),
+        (("compile", "mlp.onnx", "--mask-input", "m"), "the model has no input 'm'; it has x"),
+        (("compile", "mlp.onnx", "--device", "nowhere"), "device"),
+        (("compile", "mlp.onnx", "--json", "absent/r.json"), "absent/r.json: cannot be written"),
+        (("diff", "mlp.onnx", "absent.onnx", "--inputs", "data.npz"), "absent.onnx: no such file"),
+        (("diff", "mlp.onnx", "mlp.onnx", "--inputs", "wrong.npz"), "no array named x"),
+        (("inspect", "data.npz"), "not an ONNX model"),
+        (("export", "no_such_module:f", "-o", "m.onnx"), "no module named 'no_such_module'"),
+        (("export", "nothing", "-o", "m.onnx"), "expected module:factory"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(
+    arguments: tuple[str, ...], message: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    np.savez("wrong.npz", y=np.zeros((4, 64), np.float32))
+    before = set(folder.iterdir())
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert set(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("value", ["cosine", "cosine=high", "accuracy=1"])
+def test_bad_threshold_is_a_usage_error(value: str, folder: Path) -> None:
+    model = folder / "mlp.onnx"
+    result = run("diff", model, model, "--inputs", "synthetic", "--fail-under", value)
+    assert result.exit_code == 2
+    assert value in result.stderr
+
+
+def test_as_a_process(folder: Path) -> None:
+    command = [str(Path(sys.executable).with_name("fqonnx"))]
+    good = subprocess.run(
+        [*command, "compile", "mlp.onnx", "--calibration", "data.npz"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert good.returncode == 0
+    assert good.stderr == ""
+    bad = subprocess.run(
+        [*command, "compile", "absent.onnx"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert bad.returncode == 2
+    assert bad.stderr == "error: absent.onnx: no such file. Check the path\n"
+    assert "Traceback" not in bad.stdout + bad.stderr

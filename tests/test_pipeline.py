@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+
+from fqonnx import CompileConfig, ConfigError, DataError, ModelError, compile_model
+from support import mlp_model
+
+MLP_LAYERS = 3
+
+
+@pytest.fixture
+def mlp(tmp_path: Path) -> Path:
+    path = tmp_path / "mlp.onnx"
+    ir.save(mlp_model(), path)
+    return path
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    mixing = rng.standard_normal((64, 64)).astype(np.float32)
+    x = rng.standard_normal((256, 64)).astype(np.float32) @ mixing / 8 + 0.5
+    path = tmp_path / "data.npz"
+    np.savez(path, x=x)
+    return path
+
+
+def run(path: Path, data: Path) -> np.ndarray:
+    model = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return model.run(None, dict(np.load(data)))[0]
+
+
+def test_compiled_file_is_valid_and_close(mlp: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    report = compile_model(mlp, out, CompileConfig(bits=4), calibration=data)
+    onnx.checker.check_model(str(out), full_check=True)
+    onnx.shape_inference.infer_shapes(onnx.load(out), check_type=True, strict_mode=True)
+    expected, found = run(mlp, data), run(out, data)
+    assert np.linalg.norm(found - expected) <= 0.1 * np.linalg.norm(expected)
+    quantized = [layer for layer in report.layers if layer.status == "quantized"]
+    assert len(quantized) == MLP_LAYERS
+    assert report.outputs[0].cosine > 0.99
+    assert report.calibration.compared_on == "held-back"
+    assert report.calibration.num_samples + report.calibration.num_compared == 256
+
+
+def test_predicted_output_error_is_the_measured_one(mlp: Path, data: Path, tmp_path: Path) -> None:
+    # One layer: its error over held-back samples is what the calibration samples predict.
+    report = compile_model(
+        mlp, tmp_path / "out.onnx", CompileConfig(include=("first",)), calibration=data
+    )
+    layer = next(layer for layer in report.layers if layer.status == "quantized")
+    assert layer.name == "first"
+    assert layer.output_rel_error is not None
+    model = onnx.load(mlp)
+    hidden = next(node.output[0] for node in model.graph.node if node.name == "first")
+    for path in (mlp, tmp_path / "out.onnx"):
+        extended = onnx.load(path)
+        del extended.graph.output[:]
+        extended.graph.output.append(onnx.helper.make_empty_tensor_value_info(hidden))
+        onnx.save(extended, path)
+    expected, found = run(mlp, data), run(tmp_path / "out.onnx", data)
+    measured = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    assert measured == pytest.approx(layer.output_rel_error, rel=0.15)
+
+
+def test_lowerings_agree(mlp: Path, data: Path, tmp_path: Path) -> None:
+    results = {}
+    for lowering in ("fused", "stock", "onnx"):
+        out = tmp_path / f"{lowering}.onnx"
+        compile_model(mlp, out, CompileConfig(lowering=lowering), calibration=data)
+        results[lowering] = run(out, data)
+        domains = {opset.domain for opset in onnx.load(out).opset_import}
+        assert ("fqonnx" in domains) == (lowering != "stock")
+        assert ("com.microsoft" in domains) == (lowering != "onnx")
+    np.testing.assert_array_equal(results["fused"], results["stock"])
+    scale = np.abs(results["onnx"]).max()
+    np.testing.assert_allclose(results["fused"], results["onnx"], atol=0.02 * scale)
+
+
+def test_stock_lowering_leaves_no_trace_of_the_domain(
+    mlp: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.onnx"
+    compile_model(mlp, out, CompileConfig(lowering="stock"), calibration=data)
+    model = onnx.load(out)
+    assert not model.functions
+    assert {node.domain for node in model.graph.node} == {"", "com.microsoft"}
+
+
+def test_same_seed_same_bytes(mlp: Path, data: Path, tmp_path: Path) -> None:
+    first, second, other = (tmp_path / f"{i}.onnx" for i in range(3))
+    compile_model(mlp, first, calibration=data)
+    compile_model(mlp, second, calibration=data)
+    compile_model(mlp, other, CompileConfig(seed=1), calibration=data)
+    assert first.read_bytes() == second.read_bytes()
+    assert first.read_bytes() != other.read_bytes()
+
+
+def test_bits_per_weight_counts_every_stored_byte(mlp: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    report = compile_model(mlp, out, calibration=data)
+    stored = {
+        name: value.const_value.nbytes
+        for name, value in ir.load(out).graph.initializers.items()
+        if name.endswith((".codes", ".scales", ".signs_in"))
+    }
+    quantized = [layer for layer in report.layers if layer.status == "quantized"]
+    assert sum(stored.values()) == sum(layer.stored_bytes or 0 for layer in quantized)
+    weights = sum((layer.dim_in or 0) * (layer.dim_out or 0) for layer in quantized)
+    assert report.model.bits_per_weight == pytest.approx(sum(stored.values()) * 8 / weights)
+
+
+def test_report_is_json_with_the_documented_keys(mlp: Path, data: Path, tmp_path: Path) -> None:
+    report = json.loads(compile_model(mlp, tmp_path / "out.onnx", calibration=data).to_json())
+    assert set(report) >= {"layers", "model", "outputs", "calibration", "timing", "versions"}
+    assert set(report["layers"][0]) >= {
+        *("name", "op_type", "dim_in", "dim_out", "status", "reason", "method", "bits"),
+        *("redundancy", "stored_bytes", "bits_per_weight", "weight_rel_error"),
+        "output_rel_error",
+    }
+    assert set(report["model"]) == {"float_bytes", "compiled_bytes", "bits_per_weight"}
+    assert set(report["outputs"][0]) >= {"name", "cosine", "sqnr_db", "max_abs_diff"}
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        (CompileConfig(bits=3), CompileConfig(bits=2)),
+        (CompileConfig(redundancy=2.0), CompileConfig()),
+        (CompileConfig(), CompileConfig(method="rtn")),
+    ],
+)
+def test_what_costs_more_is_better(
+    better: CompileConfig, worse: CompileConfig, mlp: Path, data: Path, tmp_path: Path
+) -> None:
+    cosines = [
+        compile_model(mlp, tmp_path / "out.onnx", config, calibration=data).outputs[0].cosine
+        for config in (better, worse)
+    ]
+    assert cosines[0] > cosines[1]
+
+
+def test_calibration_helps(mlp: Path, data: Path, tmp_path: Path) -> None:
+    # Judged on the real data, whatever the compilation was calibrated on.
+    errors = []
+    for calibration in (data, "none"):
+        out = tmp_path / "out.onnx"
+        compile_model(mlp, out, calibration=calibration)
+        errors.append(float(np.linalg.norm(run(out, data) - run(mlp, data))))
+    assert errors[0] < 0.9 * errors[1]
+
+
+def test_synthetic_and_no_calibration_warn(mlp: Path, tmp_path: Path) -> None:
+    for calibration in ("synthetic", "none"):
+        report = compile_model(mlp, tmp_path / "out.onnx", calibration=calibration)
+        assert report.calibration.source == calibration
+        assert any(f"{calibration[:2]}" in warning for warning in report.warnings)
+        assert report.calibration.compared_on == "synthetic"
+
+
+def test_every_weighted_node_is_in_the_report(mlp: Path, data: Path, tmp_path: Path) -> None:
+    report = compile_model(
+        mlp, tmp_path / "out.onnx", CompileConfig(exclude=("second",)), calibration=data
+    )
+    status = {layer.name: (layer.status, layer.reason) for layer in report.layers}
+    assert status["second"] == ("float", "an --exclude pattern matches")
+    assert sum(status == "quantized" for status, _ in status.values()) == MLP_LAYERS - 1
+
+
+def test_model_without_linear_layers_stays_as_it_is(tmp_path: Path) -> None:
+    path, out = tmp_path / "relu.onnx", tmp_path / "out.onnx"
+    text = """
+    <ir_version: 8, opset_import: ["": 17]>
+    g (float[n, 4] x) => (float[n, 4] y) { y = Relu(x) }
+    """
+    ir.save(ir.from_onnx_text(text), path)
+    report = compile_model(path, out)
+    assert report.model.bits_per_weight is None
+    assert report.outputs[0].max_abs_diff == 0
+    assert any("no layer was quantized" in warning for warning in report.warnings)
+
+
+def test_errors_leave_no_output(mlp: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "folder" / "out.onnx"
+    with pytest.raises(ConfigError, match="no layer matches nothing"):
+        compile_model(mlp, out, CompileConfig(include=("nothing",)), calibration=data)
+    with pytest.raises(DataError, match="no such file"):
+        compile_model(mlp, out, calibration=tmp_path / "absent.npz")
+    assert not out.exists()
+    assert not out.parent.exists()
+
+
+def test_nan_weight_is_named(data: Path, tmp_path: Path) -> None:
+    model = mlp_model()
+    weight = next(v for k, v in model.graph.initializers.items() if k == "w2")
+    array = weight.const_value.numpy().copy()
+    array[3, 4] = np.nan
+    weight.const_value = ir.tensor(array, name="w2")
+    path = tmp_path / "nan.onnx"
+    ir.save(model, path)
+    with pytest.raises(ModelError, match=r"'w2' of 'second'.*NaN.*--exclude 'second'"):
+        compile_model(path, tmp_path / "out.onnx", calibration="none")
+
+
+def test_output_must_not_be_the_input(mlp: Path) -> None:
+    before = mlp.read_bytes()
+    with pytest.raises(ConfigError, match="the output is the input"):
+        compile_model(mlp, mlp)
+    assert mlp.read_bytes() == before
+
+
+def test_weight_beyond_float16_stays_float_with_a_reason(data: Path, tmp_path: Path) -> None:
+    model = mlp_model()
+    weight = model.graph.initializers["w2"]
+    weight.const_value = ir.tensor(weight.const_value.numpy() * 1e7, name="w2")
+    path = tmp_path / "large.onnx"
+    ir.save(model, path)
+    report = compile_model(path, tmp_path / "out.onnx", calibration=data)
+    layer = next(layer for layer in report.layers if layer.name == "second")
+    assert layer.status == "float"
+    assert "float16" in (layer.reason or "")
+
+
+def test_external_data_model_compiles(mlp: Path, data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "external"
+    folder.mkdir()
+    ir.save(ir.load(mlp), folder / "m.onnx", external_data="m.data", size_threshold_bytes=0)
+    report = compile_model(folder / "m.onnx", tmp_path / "out.onnx", calibration=data)
+    direct = compile_model(mlp, tmp_path / "direct.onnx", calibration=data)
+    assert (tmp_path / "out.onnx").read_bytes() == (tmp_path / "direct.onnx").read_bytes()
+    assert report.model.float_bytes == pytest.approx(direct.model.float_bytes, rel=0.05)
+
+
+def test_float16_model(data: Path, tmp_path: Path) -> None:
+    path, out = tmp_path / "half.onnx", tmp_path / "out.onnx"
+    ir.save(mlp_model(np.float16), path)
+    half = tmp_path / "half.npz"
+    np.savez(half, x=np.load(data)["x"].astype(np.float16))
+    report = compile_model(path, out, CompileConfig(bits=4), calibration=half)
+    assert report.outputs[0].cosine > 0.99
+    assert run(out, half).dtype == np.float16

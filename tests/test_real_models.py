@@ -1,0 +1,151 @@
+"""End to end on trained models: quality that a user would notice the loss of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+import docstrings
+import minilm
+from fqonnx import CompileConfig, CompileReport, compile_model
+from fqonnx.export import export_model
+from support import shared_data
+
+
+def session(path: Path) -> ort.InferenceSession:
+    return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("minilm")
+    export_model(minilm.sentence_encoder(), folder / "minilm.onnx")
+    sentences = docstrings.sentences()
+    np.savez(folder / "calibration.npz", **minilm.tokenize(sentences[:96]))
+    np.savez(folder / "evaluation.npz", **minilm.tokenize(sentences[96:224]))
+    return folder
+
+
+def embedding_cosine(folder: Path, compiled: Path) -> float:
+    feed = dict(np.load(folder / "evaluation.npz"))
+    first, second = (session(p).run(None, feed)[0] for p in (folder / "minilm.onnx", compiled))
+    return float((first * second).sum(axis=1).mean())
+
+
+def compile_encoder(
+    folder: Path, config: CompileConfig, calibration: str = "calibration.npz"
+) -> tuple[CompileReport, float]:
+    out = folder / "out.onnx"
+    data = folder / calibration if calibration.endswith(".npz") else calibration
+    report = compile_model(folder / "minilm.onnx", out, config, calibration=data)
+    onnx.checker.check_model(str(out), full_check=True)
+    return report, embedding_cosine(folder, out)
+
+
+@pytest.mark.parametrize(
+    ("config", "calibration", "least_cosine", "most_bits"),
+    [
+        (CompileConfig(), "calibration.npz", 0.86, 2.06),
+        (CompileConfig(redundancy=1.125), "calibration.npz", 0.88, 2.31),
+        (CompileConfig(bits=4, lowering="stock"), "calibration.npz", 0.985, 4.06),
+        (CompileConfig(), "synthetic", 0.74, 2.06),
+    ],
+)
+def test_minilm(
+    config: CompileConfig, calibration: str, least_cosine: float, most_bits: float, encoder: Path
+) -> None:
+    report, cosine = compile_encoder(encoder, config, calibration)
+    quantized = [layer for layer in report.layers if layer.status == "quantized"]
+    assert len(quantized) == 36
+    assert report.calibration.mask_input == "attention_mask"
+    assert report.model.bits_per_weight is not None
+    assert report.model.bits_per_weight <= most_bits
+    assert cosine >= least_cosine
+    assert report.timing["total_s"] < 180
+
+
+def test_padding_does_not_count(encoder: Path) -> None:
+    # The same sentences with 40 more columns of padding give the same Hessians, so the same file.
+    arrays = dict(np.load(encoder / "calibration.npz"))
+    width = arrays["input_ids"].shape[1]
+    padded = {k: np.pad(v, ((0, 0), (0, 40))) for k, v in arrays.items()}
+    assert padded["input_ids"].shape[1] == width + 40
+    np.savez(encoder / "padded.npz", **padded)
+    config = CompileConfig(include=("*layer.0.attention.self.query",))
+    (first, _), (second, _) = (
+        compile_encoder(encoder, config, name) for name in ("calibration.npz", "padded.npz")
+    )
+    errors = [report.layers[0].output_rel_error for report in (first, second)]
+    assert errors[0] == pytest.approx(errors[1], rel=1e-3)
+
+
+def language_model_data(name: str, part: str, count: int) -> np.ndarray:
+    tokens = np.load(shared_data(name) / "tokens.npz")[part]
+    whole = tokens[(tokens[:, :128] >= 0).all(axis=1)][:count, :128]
+    return whole.astype(np.int64)
+
+
+def nats_per_token(path: Path, ids: np.ndarray) -> float:
+    logits = session(path).run(None, {"input_ids": ids[:, :-1]})[0].astype(np.float64)
+    logits -= logits.max(axis=-1, keepdims=True)
+    chosen = np.take_along_axis(logits, ids[:, 1:, None], axis=-1)[..., 0]
+    return float((np.log(np.exp(logits).sum(axis=-1)) - chosen).mean())
+
+
+@pytest.mark.parametrize(("bits", "most_rise"), [(2, 0.10), (4, 0.01)])
+def test_character_language_model(bits: int, most_rise: float, tmp_path: Path) -> None:
+    path, out = shared_data("gpt_shakespeare") / "model.onnx", tmp_path / "out.onnx"
+    np.savez(tmp_path / "c.npz", input_ids=language_model_data("gpt_shakespeare", "holdout", 64))
+    compile_model(path, out, CompileConfig(bits=bits), calibration=tmp_path / "c.npz")
+    ids = language_model_data("gpt_shakespeare", "dev", 64)
+    assert nats_per_token(out, ids) - nats_per_token(path, ids) <= most_rise
+
+
+def test_small_llama(tmp_path: Path) -> None:
+    path, out = shared_data("stories260k") / "model.onnx", tmp_path / "out.onnx"
+    np.savez(tmp_path / "c.npz", input_ids=language_model_data("stories260k", "holdout", 64))
+    compile_model(path, out, CompileConfig(bits=4), calibration=tmp_path / "c.npz")
+    ids = language_model_data("stories260k", "dev", 64)
+    assert nats_per_token(out, ids) - nats_per_token(path, ids) <= 0.2
+
+
+def test_keyword_transformer(tmp_path: Path) -> None:
+    folder, out = shared_data("kwt1"), tmp_path / "out.onnx"
+    data = np.load(folder / "features.npz")
+    np.savez(tmp_path / "c.npz", mfcc=data["x"][1::2])
+    report = compile_model(folder / "model.onnx", out, calibration=tmp_path / "c.npz")
+    assert sum(layer.op_type == "Gemm" for layer in report.layers) == 1
+    logits = session(out).run(None, {"mfcc": data["x"][::2]})[0]
+    assert (logits.argmax(axis=1) == data["y"][::2]).mean() >= 0.92
+
+
+def test_sorting_gpt_still_sorts_at_4_bits(tmp_path: Path) -> None:
+    path, out = shared_data("gpt_sort") / "model.onnx", tmp_path / "out.onnx"
+    rng = np.random.default_rng(0)
+    unsorted = rng.integers(0, 3, (256, 6))
+    ids = np.concatenate([unsorted, np.sort(unsorted, axis=1)[:, :5]], axis=1)
+    np.savez(tmp_path / "c.npz", input_ids=ids)
+    compile_model(path, out, CompileConfig(bits=4), calibration=tmp_path / "c.npz")
+    fresh = rng.integers(0, 3, (256, 6))
+    ordered = np.sort(fresh, axis=1)
+    feed = {"input_ids": np.concatenate([fresh, ordered[:, :5]], axis=1)}
+    assert (session(out).run(None, feed)[0][:, 5:].argmax(axis=-1) == ordered).mean() >= 0.98
+
+
+def test_mnist_network_of_gemms(tmp_path: Path) -> None:
+    path, out = shared_data("mnist_mlp3") / "model.onnx", tmp_path / "out.onnx"
+    report = compile_model(path, out, CompileConfig(bits=4), calibration="synthetic")
+    assert [x.op_type for x in report.layers if x.status == "quantized"] == ["Gemm"] * 3
+    assert report.outputs[0].cosine >= 0.98
+
+
+def test_model_with_nothing_to_quantize(tmp_path: Path) -> None:
+    path, out = shared_data("resnet8_cifar10") / "model.onnx", tmp_path / "out.onnx"
+    report = compile_model(path, out)
+    assert report.outputs[0].max_abs_diff <= 1e-4
+    assert {layer.status for layer in report.layers} == {"float"}
+    assert sum(layer.op_type == "Conv" for layer in report.layers) >= 7

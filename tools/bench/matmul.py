@@ -1,0 +1,137 @@
+"""Time of one linear layer: float32 MatMul against FrameMatMul, both in stock ONNX Runtime.
+
+    python tools/bench/matmul.py [--markdown FILE]
+
+All models of a row run in one process, in turns; the table holds medians and their ratios. Frame
+transform and half-step term are part of the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+from onnx_ir.tape import Tape
+
+from fqonnx.frames import HadamardFrame
+from fqonnx.packing import choose_block_size, pack_signs
+from fqonnx.runtime_ops import FrameOpSpec, build_function
+
+SHAPES = ((4096, 4096), (4096, 11008), (11008, 4096), (768, 3072))
+BATCHES = (1, 4, 16, 64, 256)
+BITS = (2, 3, 4)
+OPSET = 20
+
+
+def float_model(dim_in: int, dim_out: int) -> ir.Model:
+    weight = np.random.default_rng(0).standard_normal((dim_in, dim_out), np.float32)
+    tape = Tape()
+    x = activation("x", dim_in)
+    y = tape.op("MatMul", [x, tape.initializer(ir.tensor(weight, name="weight"))])
+    return model(tape, x, y, dim_out, {"": OPSET}, [])
+
+
+def frame_model(dim_in: int, dim_out: int, bits: int) -> ir.Model:
+    """One FrameMatMul with random codes: time does not depend on their values."""
+    frame = HadamardFrame.create(dim_in)
+    block_size = choose_block_size(frame.num_vectors)
+    spec = FrameOpSpec("FrameMatMul", dim_in, dim_out, frame.num_vectors, bits, block_size)
+    blocks = -(-frame.num_vectors // block_size)
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 256, (dim_out, blocks, block_size * bits // 8), np.uint8)
+    packed = {
+        "codes": codes,
+        "scales": np.ones(dim_out, np.float16),
+        "signs_in": pack_signs(frame.signs.numpy()),
+    }
+    tape = Tape()
+    x = activation("x", dim_in)
+    values = {n: tape.initializer(ir.tensor(a, name=n)) for n, a in packed.items()}
+    inputs = [x, values["codes"], values["scales"], None, values["signs_in"]]
+    y = tape.op("FrameMatMul", inputs, spec.attributes(), domain="fqonnx", overload=spec.overload)
+    opsets = {"": OPSET, "fqonnx": 1, "com.microsoft": 1}
+    return model(tape, x, y, dim_out, opsets, [build_function(spec, OPSET)])
+
+
+def activation(name: str, dim: int) -> ir.Value:
+    return ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(["m", dim]))
+
+
+def model(tape, x, y, dim_out, opsets, functions) -> ir.Model:
+    y.name, y.dtype, y.shape = "y", ir.DataType.FLOAT, ir.Shape(["m", dim_out])
+    graph = ir.Graph(
+        [x],
+        [y],
+        nodes=tape.nodes,
+        initializers=tape.initializers,
+        opset_imports=opsets,
+        name="layer",
+    )
+    return ir.Model(graph, ir_version=10, functions=functions)
+
+
+def session(content: ir.Model, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    return ort.InferenceSession(
+        ir.to_proto(content).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def median_us(sessions: dict[str, ort.InferenceSession], x: np.ndarray) -> dict[str, float]:
+    """Return the median time of each model, measured in turns of ten runs."""
+    times: dict[str, list[float]] = {name: [] for name in sessions}
+    for _ in range(7):
+        for name, candidate in sessions.items():
+            time.sleep(0.02)  # the other model's threads stop spinning
+            for run in range(12):
+                start = time.perf_counter()
+                candidate.run(None, {"x": x})
+                if run >= 2:
+                    times[name].append(time.perf_counter() - start)
+    return {name: float(np.median(values)) * 1e6 for name, values in times.items()}
+
+
+def table(threads: int) -> str:
+    names = [f"{bits}-bit" for bits in BITS]
+    lines = [
+        f"{platform.processor() or platform.machine()}, {threads} threads, "
+        f"ONNX Runtime {ort.__version__}, {datetime.date.today()}. "
+        "Times in µs; in brackets, how many times faster than float32.",
+        "",
+        "| dim_in × dim_out | rows of x | float32 | " + " | ".join(names) + " |",
+        "|---|---|---|" + "---|" * len(names),
+    ]
+    for dim_in, dim_out in SHAPES:
+        sessions = {"float32": session(float_model(dim_in, dim_out), threads)}
+        for bits in BITS:
+            sessions[f"{bits}-bit"] = session(frame_model(dim_in, dim_out, bits), threads)
+        for rows in BATCHES:
+            x = np.random.default_rng(1).standard_normal((rows, dim_in), np.float32)
+            times = median_us(sessions, x)
+            cells = [f"{times[n]:.0f} ({times['float32'] / times[n]:.1f}×)" for n in names]
+            row = [f"{dim_in} × {dim_out}", str(rows), f"{times['float32']:.0f}", *cells]
+            lines.append("| " + " | ".join(row) + " |")
+            print(lines[-1], flush=True)
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--markdown", type=Path, help="write the table here")
+    arguments = parser.parse_args()
+    text = table(arguments.threads)
+    if arguments.markdown is not None:
+        arguments.markdown.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
