@@ -42,6 +42,7 @@ def load_model(path: Path) -> ir.Model:
         raise ModelError(
             str(path), "not an ONNX model: its graph has no outputs", "Export it again"
         )
+    _use_default_domain(model)
     opset = model.graph.opset_imports.get("")
     if opset is None or opset < MIN_OPSET:
         raise ModelError(
@@ -49,10 +50,10 @@ def load_model(path: Path) -> ir.Model:
             f"opset {opset}, expected {MIN_OPSET} or later",
             "Convert it with onnx.version_converter.convert_version",
         )
-    for value in model.graph.initializers.values():
-        tensor = value.const_value
-        if isinstance(tensor, ir.ExternalTensor):
-            _check_external(path, str(value.name), tensor)
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(tensor := value.const_value, ir.ExternalTensor):
+                _check_external(path, str(value.name), tensor)
     return model
 
 
@@ -119,10 +120,21 @@ def file_bytes(path: Path) -> int:
     """Return the size of a model with all of its external data."""
     locations = {
         tensor.location
-        for value in ir.load(path).graph.initializers.values()
+        for graph in ir.load(path).graphs()
+        for value in graph.initializers.values()
         if isinstance(tensor := value.const_value, ir.ExternalTensor)
     }
     return path.stat().st_size + sum((path.parent / name).stat().st_size for name in locations)
+
+
+def _use_default_domain(model: ir.Model) -> None:
+    """Write the domain ``ai.onnx`` as the empty string, which is its other name."""
+    version = model.graph.opset_imports.pop("ai.onnx", None)
+    if version is not None:
+        model.graph.opset_imports[""] = version
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if node.domain == "ai.onnx":
+            node.domain = ""
 
 
 def _check_external(path: Path, name: str, tensor: ir.ExternalTensor) -> None:
@@ -131,7 +143,7 @@ def _check_external(path: Path, name: str, tensor: ir.ExternalTensor) -> None:
         raise ModelError(
             str(path),
             f"tensor {name!r} has its data outside the model's folder, in {tensor.location}",
-            "Save the model again with its data beside it",
+            "Copy both into one folder, following links (cp -L), or save the model again",
         )
     if not data.is_file():
         raise ModelError(

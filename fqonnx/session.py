@@ -76,11 +76,21 @@ class Session:
 
     @property
     def inputs(self) -> list[InputInfo]:
-        """The graph inputs, in order."""
-        return [
-            InputInfo(value.name, _NUMPY_TYPES[value.type], tuple(value.shape))
-            for value in self._session.get_inputs()
-        ]
+        """The graph inputs, in order.
+
+        Raises:
+            ModelError: One is not a tensor of numbers or booleans.
+        """
+        infos = []
+        for value in self._session.get_inputs():
+            if value.type not in _NUMPY_TYPES:
+                raise ModelError(
+                    self._where,
+                    f"input {value.name!r} is {value.type}, expected a tensor of numbers",
+                    "Cut the model behind what makes numbers of it",
+                )
+            infos.append(InputInfo(value.name, _NUMPY_TYPES[value.type], tuple(value.shape)))
+        return infos
 
     @property
     def output_names(self) -> list[str]:

@@ -10,7 +10,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnx_ir.tape import Tape
+
+from fqonnx.passes.constants import Names
 
 
 class AddMomentOutputsPass(ir.passes.InPlacePass):
@@ -44,6 +47,12 @@ class AddMomentOutputsPass(ir.passes.InPlacePass):
             output.name = output_name
             output.dtype, output.shape = ir.DataType.FLOAT, ir.Shape((dim + 1, dim + 1))
             graph.outputs.append(output)
+        names = Names(graph)
+        for node in tape.nodes:
+            for value in node.outputs:
+                if value.name not in self.output_names:
+                    value.name = names.fresh(f"fqonnx_moment_{value.name}")
+        RemoveUnusedNodesPass()(model)  # a runtime would run what no output needs
         return ir.passes.PassResult(model, modified=True)
 
 

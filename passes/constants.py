@@ -16,6 +16,53 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
     return value.const_value
 
 
+class Names:
+    """Names for new values that no value of a graph has, nor one of the graphs inside its nodes.
+
+    Args:
+        graph: The main graph.
+    """
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._taken = {str(value.name) for value in (*graph.inputs, *graph.initializers.values())}
+        for node in ir.traversal.RecursiveGraphIterator(graph):
+            self._taken.update(str(value.name) for value in node.outputs)
+            for subgraph in _subgraphs(node):
+                self._taken.update(str(value.name) for value in subgraph.inputs)
+                self._taken.update(subgraph.initializers)
+
+    def fresh(self, name: str) -> str:
+        """Return ``name``, with a number behind it where it is taken, and take it."""
+        candidate, number = name, 1
+        while candidate in self._taken:
+            number += 1
+            candidate = f"{name}_{number}"
+        self._taken.add(candidate)
+        return candidate
+
+
+def _subgraphs(node: ir.Node) -> list[ir.Graph]:
+    found: list[ir.Graph] = []
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
+            found.append(attribute.as_graph())
+        elif attribute.type == ir.AttributeType.GRAPHS and not attribute.is_ref():
+            found.extend(attribute.as_graphs())
+    return found
+
+
+def add_initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    """Add a constant under a name that is free (see `Names`); return its value."""
+    value = ir.Value(
+        name=name,
+        type=ir.TensorType(tensor.dtype),
+        shape=ir.Shape(tensor.shape.numpy()),
+        const_value=tensor,
+    )
+    graph.register_initializer(value)
+    return value
+
+
 def derive_initializer(
     graph: ir.Graph,
     source: ir.Value,
@@ -29,7 +76,7 @@ def derive_initializer(
     Args:
         graph: The graph that gets the initializer.
         source: A constant value (see `constant`).
-        name: Wanted name; made unique.
+        name: A free name.
         shape: Shape of the result.
         dtype: Type of the result.
         transform: A function of the source's array.
@@ -37,37 +84,13 @@ def derive_initializer(
     tensor = source.const_value
     if tensor is None:
         raise ValueError(f"{source.name!r} is not constant")
-    unique = unique_name(graph, name)
     lazy = ir.LazyTensor(
-        lambda: ir.tensor(
-            np.ascontiguousarray(transform(tensor.numpy())), dtype=dtype, name=unique
-        ),
+        lambda: ir.tensor(np.ascontiguousarray(transform(tensor.numpy())), dtype=dtype, name=name),
         dtype=dtype,
         shape=ir.Shape(shape),
-        name=unique,
+        name=name,
     )
-    return add_initializer(graph, unique, lazy)
-
-
-def add_initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-    """Add a constant under a name that is not taken; return its value."""
-    value = ir.Value(
-        name=unique_name(graph, name),
-        type=ir.TensorType(tensor.dtype),
-        shape=ir.Shape(tensor.shape.numpy()),
-        const_value=tensor,
-    )
-    graph.register_initializer(value)
-    return value
-
-
-def unique_name(graph: ir.Graph, name: str) -> str:
-    """Return ``name``, or with a number behind it where an initializer has that name already."""
-    candidate, number = name, 1
-    while candidate in graph.initializers:
-        number += 1
-        candidate = f"{name}_{number}"
-    return candidate
+    return add_initializer(graph, name, lazy)
 
 
 def remove_if_unused(graph: ir.Graph, value: ir.Value) -> None:

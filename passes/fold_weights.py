@@ -12,7 +12,7 @@ import onnx_ir as ir
 from fqonnx.passes.constants import add_initializer, constant, derive_initializer, remove_if_unused
 
 _LINEAR = {"MatMul", "Gemm", "Add"}
-_FOLDED = {"Constant", "Identity", "Cast", "Transpose"}
+FOLDED = {"Constant", "Identity", "Cast", "Transpose"}
 
 
 class FoldWeightsPass(ir.passes.InPlacePass):
@@ -22,7 +22,7 @@ class FoldWeightsPass(ir.passes.InPlacePass):
         """Fold; ``modified`` tells whether any node went."""
         modified = False
         for node in list(model.graph):
-            if node.op_type in _FOLDED and node.domain == "" and _feeds_linear(node.outputs[0]):
+            if node.op_type in FOLDED and node.domain == "" and _feeds_linear(node.outputs[0]):
                 modified |= _fold(model.graph, node)
         return ir.passes.PassResult(model, modified)
 
@@ -35,7 +35,7 @@ def _feeds_linear(value: ir.Value) -> bool:
         use.node.domain == ""
         and (
             use.node.op_type in _LINEAR
-            or (use.node.op_type in _FOLDED and _feeds_linear(use.node.outputs[0]))
+            or (use.node.op_type in FOLDED and _feeds_linear(use.node.outputs[0]))
         )
         for use in value.uses()
     )

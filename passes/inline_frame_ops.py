@@ -14,7 +14,8 @@ class InlineFrameOpsPass(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Inline our functions and no others."""
         result = InlinePass(criteria=lambda function: function.domain == DOMAIN)(model)
-        for key in [key for key in model.functions if key[0] == DOMAIN]:
+        unused = [key for key in model.functions if key[0] == DOMAIN]
+        for key in unused:
             del model.functions[key]
-        model.graph.opset_imports.pop(DOMAIN, None)
-        return ir.passes.PassResult(model, result.modified)
+        imported = model.graph.opset_imports.pop(DOMAIN, None) is not None
+        return ir.passes.PassResult(model, result.modified or bool(unused) or imported)

@@ -12,7 +12,7 @@ from onnx_ir.tape import Tape
 
 from fqonnx.frames import HadamardFrame
 from fqonnx.packing import choose_block_size, pack_codes, pack_signs
-from fqonnx.passes.constants import add_initializer, remove_if_unused
+from fqonnx.passes.constants import Names, add_initializer, remove_if_unused
 from fqonnx.passes.select_weights import LinearLayer
 from fqonnx.quant import QuantizedWeight
 from fqonnx.runtime_ops import DOMAIN, OPSET_VERSION, FrameOpSpec, build_function
@@ -47,10 +47,11 @@ class QuantizeWeightsPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite the main graph."""
+        names = Names(model.graph)
         for replacement in self.replacements:
-            packed, stored = _add_packed(model.graph, replacement)
+            packed, stored = _add_packed(model.graph, names, replacement)
             for layer in replacement.layers:
-                self._replace(model, layer, replacement.quantized, packed)
+                self._replace(model, names, layer, replacement.quantized, packed)
                 self.stored_bytes[layer.name] = stored
                 stored = 0
         return ir.passes.PassResult(model, modified=bool(self.replacements))
@@ -58,6 +59,7 @@ class QuantizeWeightsPass(ir.passes.InPlacePass):
     def _replace(
         self,
         model: ir.Model,
+        names: Names,
         layer: LinearLayer,
         quantized: QuantizedWeight,
         packed: dict[str, ir.Value],
@@ -65,7 +67,7 @@ class QuantizeWeightsPass(ir.passes.InPlacePass):
         graph = model.graph
         bias = layer.bias
         if bias is not None and quantized.bias_shift is not None:
-            bias = _shifted_bias(graph, bias, quantized.bias_shift.cpu().numpy())
+            bias = _shifted_bias(graph, names, bias, quantized.bias_shift.cpu().numpy())
         spec = FrameOpSpec(
             op_type="FrameMatMul",
             dim_in=layer.dim_in,
@@ -93,6 +95,7 @@ class QuantizeWeightsPass(ir.passes.InPlacePass):
             overload=spec.overload,
             name=layer.node.name,
             metadata_props=dict(layer.node.metadata_props),
+            output=ir.Value(name=names.fresh(f"{output.name}.quantized")),
         )
         result.dtype, result.shape = layer.dtype, output.shape
         removed = [layer.node] if layer.add is None else [layer.add, layer.node]
@@ -116,10 +119,12 @@ class QuantizeWeightsPass(ir.passes.InPlacePass):
             model.graph.opset_imports.setdefault(domain, version)
 
 
-def _add_packed(graph: ir.Graph, replacement: Replacement) -> tuple[dict[str, ir.Value], int]:
+def _add_packed(
+    graph: ir.Graph, names: Names, replacement: Replacement
+) -> tuple[dict[str, ir.Value], int]:
     """Add the initializers of a quantized weight; return them by input name, and their bytes."""
     quantized = replacement.quantized
-    name = replacement.layers[0].weight.name
+    weight = replacement.layers[0].weight
     num_vectors = quantized.frame.num_vectors
     arrays: dict[str, NDArray[np.generic]] = {
         "codes": pack_codes(
@@ -129,16 +134,18 @@ def _add_packed(graph: ir.Graph, replacement: Replacement) -> tuple[dict[str, ir
     }
     if isinstance(quantized.frame, HadamardFrame):
         arrays["signs_in"] = pack_signs(quantized.frame.signs.cpu().numpy())
-    values = {
-        key: add_initializer(graph, f"{name}.{key}", ir.tensor(array, name=f"{name}.{key}"))
-        for key, array in arrays.items()
-    }
+    values = {}
+    for key, array in arrays.items():
+        name = names.fresh(f"{weight.name}.{key}")
+        values[key] = add_initializer(graph, name, ir.tensor(array, name=name))
     return values, sum(array.nbytes for array in arrays.values())
 
 
-def _shifted_bias(graph: ir.Graph, bias: ir.Value, shift: NDArray[np.float32]) -> ir.Value:
+def _shifted_bias(
+    graph: ir.Graph, names: Names, bias: ir.Value, shift: NDArray[np.float32]
+) -> ir.Value:
     tensor = bias.const_value
     assert tensor is not None
     shifted = (tensor.numpy().astype(np.float32) + shift).astype(tensor.dtype.numpy())
-    name = f"{bias.name}.corrected"
+    name = names.fresh(f"{bias.name}.corrected")
     return add_initializer(graph, name, ir.tensor(shifted, name=name))

@@ -6,10 +6,12 @@ import ast
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain, count
 
 import onnx_ir as ir
 
 from fqonnx.passes.constants import constant
+from fqonnx.passes.fold_weights import FOLDED
 from fqonnx.passes.normalize_linear import ORIGINAL_OP_TYPE
 from fqonnx.runtime_ops import DOMAIN
 
@@ -27,7 +29,6 @@ class LinearLayer:
         op_type: The operator as the user's file had it.
         node: The MatMul.
         add: The Add of the bias.
-        x: The activation (..., dim_in).
         weight: The weight's initializer (dim_in, dim_out).
         bias: The bias's initializer (dim_out,).
     """
@@ -36,9 +37,15 @@ class LinearLayer:
     op_type: str
     node: ir.Node
     add: ir.Node | None
-    x: ir.Value
     weight: ir.Value
     bias: ir.Value | None
+
+    @property
+    def x(self) -> ir.Value:
+        """The activation (..., dim_in), also after a node before this one was replaced."""
+        x = self.node.inputs[0]
+        assert x is not None
+        return x
 
     @property
     def dim_in(self) -> int:
@@ -127,6 +134,9 @@ class SelectWeightsPass(ir.passes.InPlacePass):
                 return "the weight is a graph input too, so a caller may replace it"
             if constant(x) is not None:
                 return "the constant is the left operand"
+            source = _folded_source(weight)
+            if source is not None:
+                return f"the weight is made from {source.name!r}, which other nodes read too"
             return "both operands are activations"
         rank = len(tensor.shape)
         if rank != 2:
@@ -183,20 +193,21 @@ def _weight_tensor(node: ir.Node) -> ir.TensorProtocol | None:
 
 
 def _layer(node: ir.Node, name: str) -> LinearLayer:
-    x, weight = node.inputs[0], node.inputs[1]
-    assert x is not None
+    weight = node.inputs[1]
     assert weight is not None
     add, bias = _bias(node)
-    return LinearLayer(name, _op_type(node), node, add, x, weight, bias)
+    return LinearLayer(name, _op_type(node), node, add, weight, bias)
 
 
 def _bias(node: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
     """Return the Add behind a MatMul and its constant vector, if that is all that reads it."""
     output = node.outputs[0]
     uses = output.uses()
-    if output.is_graph_output() or len(uses) != 1 or uses[0].node.op_type != "Add":
+    if output.is_graph_output() or len(uses) != 1:
         return None, None
     add = uses[0].node
+    if (add.domain, add.op_type) != ("", "Add") or add.graph is not node.graph:
+        return None, None
     bias = add.inputs[1 - uses[0].idx]
     tensor = constant(bias)
     weight = constant(node.inputs[1])
@@ -207,22 +218,35 @@ def _bias(node: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
     return add, bias
 
 
+def _folded_source(value: ir.Value | None) -> ir.Value | None:
+    """Return the constant that a value is made from by nodes that `FoldWeightsPass` folds."""
+    while value is not None and (node := value.producer()) is not None:
+        if node.op_type not in FOLDED or not node.inputs:
+            return None
+        value = node.inputs[0]
+    return value if constant(value) is not None else None
+
+
 def _op_type(node: ir.Node) -> str:
     return str(node.meta.get(ORIGINAL_OP_TYPE, node.op_type))
 
 
 def layer_name(node: ir.Node, taken: Collection[str] = ()) -> str:
-    """Return the module path that PyTorch's exporter left, if it is free, else the node's name."""
-    fallback = node.name or str(node.outputs[0].name)
-    scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes")
-    if scopes and (_op_type(node) in _LINEAR or node.domain == DOMAIN):
-        try:
-            path = str(ast.literal_eval(scopes)[-2])
-        except (ValueError, SyntaxError, IndexError, TypeError):
-            return fallback
-        if path and path not in taken:
-            return path
-    return fallback
+    """Return the module path that PyTorch's exporter left, or the node's name; not one taken."""
+    candidates = [node.name or str(node.outputs[0].name)]
+    if _op_type(node) in _LINEAR or node.domain == DOMAIN:
+        candidates[:0] = _module_path(node)
+    fallback = candidates[-1]
+    numbered = (f"{fallback}_{number}" for number in count(2))
+    return next(name for name in chain(candidates, numbered) if name not in taken)
+
+
+def _module_path(node: ir.Node) -> list[str]:
+    try:
+        path = ast.literal_eval(node.metadata_props["pkg.torch.onnx.name_scopes"])[-2]
+    except (KeyError, ValueError, SyntaxError, IndexError, TypeError):
+        return []
+    return [path] if isinstance(path, str) and path else []
 
 
 def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:

@@ -9,6 +9,8 @@ import onnx_ir as ir
 from fqonnx.errors import ModelError
 from fqonnx.runtime_ops import DOMAIN
 
+_DIMS = ("dim_in", "dim_out", "num_vectors", "bits", "block_size")
+
 Signature = tuple[tuple[str, str, str], ...]
 
 
@@ -47,15 +49,16 @@ def _check_node(model: ir.Model, node: ir.Node) -> None:
     if function is None:
         raise _defect(str(node.name), f"no function body for overload {node.overload!r}")
     named = dict(zip((v.name for v in function.inputs), node.inputs, strict=False))
-    attributes = {
-        name: node.attributes.get_int(name, 0) for name in ("dim_out", "num_vectors", "bits")
+    dims = [node.attributes.get_int(name, 0) for name in _DIMS]
+    if not all(dims):
+        raise _defect(str(node.name), f"one of the attributes {', '.join(_DIMS)} is missing")
+    dim_in, dim_out, num_vectors, bits, block_size = dims
+    expected: dict[str, tuple[int, ...]] = {
+        "codes": (dim_out, -(-num_vectors // block_size), block_size * bits // 8),
+        "scales": (dim_out,),
     }
-    block_size = node.attributes.get_int("block_size", 0)
-    blocks = -(-attributes["num_vectors"] // block_size)
-    expected = {
-        "codes": (attributes["dim_out"], blocks, block_size * attributes["bits"] // 8),
-        "scales": (attributes["dim_out"],),
-    }
+    if node.attributes.get_string("frame_in", "") == "hadamard":
+        expected["signs_in"] = (-(-dim_in // 8),)
     for name, shape in expected.items():
         value = named.get(name)
         tensor = value.const_value if value is not None else None

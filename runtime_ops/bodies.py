@@ -23,13 +23,15 @@ _NBITS_BLOCK = 128
 
 def build_function(spec: FrameOpSpec, opset_version: int) -> ir.Function:
     """Return the function of a spec, for a model of the given ai.onnx opset (13 or later)."""
-    body = _Body(spec)
+    body = _Body(spec, opset_version)
     inputs = [ir.Value(name=name) for name in spec.input_names()]
     values = dict(zip(spec.input_names(), inputs, strict=True))
     output = body.matmul(values) if spec.op_type == "FrameMatMul" else body.dequant(values)
     opsets = {"": opset_version}
     if spec.contrib and spec.op_type == "FrameMatMul":
         opsets["com.microsoft"] = 1
+    for i, node in enumerate(body.tape.nodes):  # inlined names must not meet those of a model
+        node.name = node.outputs[0].name = f"fqonnx_{spec.op_type}_{i}"
     graph = ir.Graph(
         inputs, [output], nodes=body.tape.nodes, opset_imports=opsets, name=spec.op_type
     )
@@ -45,8 +47,9 @@ def build_function(spec: FrameOpSpec, opset_version: int) -> ir.Function:
 class _Body:
     """Records the nodes of one body."""
 
-    def __init__(self, spec: FrameOpSpec) -> None:
+    def __init__(self, spec: FrameOpSpec, opset_version: int) -> None:
         self.spec = spec
+        self.opset_version = opset_version
         self.tape = Tape()
 
     def matmul(self, values: dict[str, ir.Value]) -> ir.Value:
@@ -57,7 +60,11 @@ class _Body:
         if spec.has_bias:
             y = self.op("Add", y, values["bias"])
         batch = self.op("Slice", self.op("Shape", x), self.ints(0), self.ints(-1))
-        return self.op("Reshape", y, self.op("Concat", batch, self.ints(spec.dim_out), axis=0))
+        shape = self.op("Concat", batch, self.ints(spec.dim_out), axis=0)
+        # Without allowzero (opset 13) a 0 among the batch dimensions would mean "as in the input".
+        return self.op(
+            "Reshape", y, shape, **({"allowzero": 1} if self.opset_version >= 14 else {})
+        )
 
     def dequant(self, values: dict[str, ir.Value]) -> ir.Value:
         return self.op("Transpose", self.synthesis(self.coeffs(values), values["signs_in"]))
@@ -83,18 +90,13 @@ class _Body:
         return self.op("Mul", x, self.signs(signs_in))
 
     def factors(self, x: ir.Value, *, transpose: bool) -> ir.Value:
-        inner = self.spec.num_vectors
-        for order in kronecker_orders(self.spec.num_vectors):
-            inner //= order
+        size = self.spec.num_vectors
+        for order in reversed(kronecker_orders(size)):
             factor = orthonormal_factor(order).numpy().astype(self.dtype)
-            if transpose:
-                factor = factor.T
-            if inner == 1:
-                rows = self.op("Reshape", x, self.ints(-1, order))
-                x = self.op("MatMul", rows, self.const(factor.T))
-            else:
-                columns = self.op("Reshape", x, self.ints(-1, order, inner))
-                x = self.op("MatMul", self.const(factor), columns)
+            # The last axis is transformed and goes to the front; after all factors it is in place.
+            x = self.op("Reshape", x, self.ints(-1, size // order, order))
+            x = self.op("MatMul", x, self.const(factor if transpose else factor.T))
+            x = self.tape.op("Transpose", [x], {"perm": [0, 2, 1]})
         return self.op("Reshape", x, self.ints(-1, self.spec.num_vectors))
 
     def signs(self, packed: ir.Value) -> ir.Value:

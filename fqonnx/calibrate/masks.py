@@ -9,7 +9,7 @@ from fqonnx.errors import DataError
 from fqonnx.session import InputInfo
 
 # Only names whose ones mean "keep": PyTorch's key_padding_mask means the opposite.
-_MASK_NAME = re.compile(r"(^|[._/])(attention_|input_)?mask$")
+_MASK_NAME = re.compile(r"(^|[./])((\w+_)?attention_mask|input_mask|mask)$")
 
 
 def find_mask_input(inputs: Sequence[InputInfo], requested: str | None = None) -> str | None:

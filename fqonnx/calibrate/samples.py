@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,8 @@ def load_samples(path: Path, inputs: Sequence[InputInfo], part: Part = "all") ->
             for i in _indices(len(files), part)
         ]
         counts = [max((len(a) for a in feed.values() if a.ndim), default=1) for feed in feeds]
+        if 0 in counts:
+            raise DataError(str(path), "a batch in it holds no samples", "Remove that file")
         return Samples.from_feeds("directory", feeds, sum(counts))
 
     arrays = _checked(path, _read(path), inputs, batched=True)
@@ -104,13 +107,18 @@ def load_samples(path: Path, inputs: Sequence[InputInfo], part: Part = "all") ->
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("a single array, expected named ones")
-            return {name: archive[name] for name in archive.files}
+            arrays = {name: archive[name] for name in archive.files}
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray):
+                raise ValueError(f"{name!r} is not an array")
+        return arrays
     except FileNotFoundError as error:
         raise DataError(str(path), "no such file", "Check the path") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             str(path),
             f"not readable as .npz: {error}",
@@ -129,34 +137,45 @@ def _checked(
             f"no array named {', '.join(missing)}; it holds {', '.join(arrays) or 'none'}",
             "Name the arrays as the model's inputs",
         )
-    checked = {}
-    for value in inputs:
-        array = arrays[value.name]
-        where = f"{path}, array {value.name!r}"
-        if not np.can_cast(array.dtype, value.dtype, "same_kind"):
-            raise DataError(
-                where, f"found {array.dtype}, the model takes {value.dtype}", "Convert the array"
-            )
-        fixed = value.shape[1:] if batched else value.shape
-        found = array.shape[1:] if batched else array.shape
-        if len(found) != len(fixed) or any(
-            isinstance(want, int) and want != have for want, have in zip(fixed, found, strict=True)
-        ):
-            shape = ", ".join("?" if d is None else str(d) for d in value.shape)
-            raise DataError(
-                where,
-                f"found shape {array.shape}, the model takes ({shape})"
-                + (" with samples on the first axis" if batched else ""),
-                "Reshape the array",
-            )
-        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-            raise DataError(where, "it holds NaN or infinity", "Remove those samples")
-        checked[value.name] = array.astype(value.dtype, copy=False)
+    checked = {
+        value.name: _fitted(f"{path}, array {value.name!r}", arrays[value.name], value, batched)
+        for value in inputs
+    }
     lengths = {name: len(array) for name, array in checked.items() if array.ndim}
     if batched and len(set(lengths.values())) > 1:
         counts = ", ".join(f"{name}: {length}" for name, length in lengths.items())
         raise DataError(str(path), f"different numbers of samples ({counts})", "Make them equal")
     return checked
+
+
+def _fitted(where: str, array: NDArray[Any], value: InputInfo, batched: bool) -> NDArray[Any]:
+    """Return one array in the type of an input, if it fits."""
+    if not np.can_cast(array.dtype, value.dtype, "same_kind"):
+        raise DataError(
+            where, f"found {array.dtype}, the model takes {value.dtype}", "Convert the array"
+        )
+    first = 1 if batched else 0  # the axis of samples is not the graph's
+    if array.ndim != len(value.shape) or any(
+        isinstance(want, int) and want != have
+        for want, have in zip(value.shape[first:], array.shape[first:], strict=True)
+    ):
+        shape = ", ".join("?" if d is None else str(d) for d in value.shape)
+        raise DataError(
+            where,
+            f"found shape {array.shape}, the model takes ({shape})"
+            + (" with samples on the first axis" if batched else ""),
+            "Reshape the array",
+        )
+    with np.errstate(over="ignore"):
+        cast = array.astype(value.dtype, copy=False)
+    if not np.isfinite(cast).all():
+        found = f"it holds NaN, infinity or numbers beyond {value.dtype}"
+        raise DataError(where, found, "Remove those samples")
+    if cast.dtype.kind in "iub" and not np.array_equal(cast, array):
+        raise DataError(
+            where, f"it holds numbers beyond {value.dtype}, which the model takes", "Mend them"
+        )
+    return cast
 
 
 def _indices(count: int, part: Part) -> list[int]:

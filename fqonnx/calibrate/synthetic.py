@@ -39,7 +39,7 @@ def synthetic_samples(
     tables = {info.name: table_rows(values[info.name]) for info in inputs if info.name in values}
     batch = _batch(inputs)
     feeds = [
-        {info.name: _draw(rng, info, tables.get(info.name)) for info in inputs}
+        {info.name: _draw(rng, info, batch, tables.get(info.name)) for info in inputs}
         for _ in range(-(-num_samples // batch))
     ]
     return Samples.from_feeds("synthetic", feeds, batch * len(feeds))
@@ -65,8 +65,8 @@ def _batch(inputs: list[InputInfo]) -> int:
     return max(1, int(fixed[0])) if fixed else _BATCH
 
 
-def _draw(rng: np.random.Generator, info: InputInfo, rows: int | None) -> NDArray[Any]:
-    shape = tuple(_size(axis, dim) for axis, dim in enumerate(info.shape))
+def _draw(rng: np.random.Generator, info: InputInfo, batch: int, rows: int | None) -> NDArray[Any]:
+    shape = tuple(_size(axis, dim, batch) for axis, dim in enumerate(info.shape))
     name = info.name.lower()
     if info.dtype == np.bool_:
         return np.ones(shape, np.bool_)
@@ -84,9 +84,9 @@ def _draw(rng: np.random.Generator, info: InputInfo, rows: int | None) -> NDArra
     return rng.integers(0, rows, shape).astype(info.dtype)
 
 
-def _size(axis: int, dim: int | str | None) -> int:
+def _size(axis: int, dim: int | str | None, batch: int) -> int:
     if isinstance(dim, int):
         return dim
     if axis == 0:
-        return _BATCH
+        return batch
     return 0 if "past" in str(dim) and "+" not in str(dim) else _LENGTH

@@ -91,12 +91,9 @@ class OutputMetrics:
         """Return the measures over all batches; not a number where nothing was compared."""
         if not self._samples:
             return OutputDiff(self.name, math.nan, math.nan, math.nan, 0)
-        if self._noise == 0.0:
-            sqnr_db = math.inf
-        elif self._signal == 0.0:
-            sqnr_db = -math.inf
-        else:
-            sqnr_db = 10.0 * math.log10(self._signal / self._noise)
+        ratio = self._signal / self._noise if self._noise else math.inf
+        with np.errstate(divide="ignore"):
+            sqnr_db = float(10.0 * np.log10(ratio))
         return OutputDiff(
             self.name, self._cosines / self._samples, sqnr_db, self._largest, self._samples
         )
@@ -106,5 +103,6 @@ def _cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float
     """Return the cosine of each pair of rows; 1 for two zero rows, 0 for one."""
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     both_zero = ~a.any(axis=1) & ~b.any(axis=1)
-    cosines = (a * b).sum(axis=1) / np.where(norms == 0, 1.0, norms)
+    with np.errstate(invalid="ignore"):  # infinities give NaN, which misses every threshold
+        cosines = (a * b).sum(axis=1) / np.where(norms == 0, 1.0, norms)
     return np.where(both_zero, 1.0, cosines)

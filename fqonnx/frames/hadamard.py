@@ -109,6 +109,8 @@ class HadamardFrame(Frame):
         kronecker_orders(self.num_vectors)
         if self.signs.shape != (self.dim,):
             raise ValueError(f"signs have shape {tuple(self.signs.shape)}, not ({self.dim},)")
+        if not bool((self.signs.abs() == 1).all()):
+            raise ValueError("signs are +1 or -1")
 
     def analysis(self, x: Tensor) -> Tensor:
         """Return x·Tᵀ."""
@@ -123,14 +125,11 @@ class HadamardFrame(Frame):
 
     def _apply_factors(self, x: Tensor, *, transpose: bool) -> Tensor:
         shape = x.shape
-        inner = self.num_vectors
-        for order in kronecker_orders(self.num_vectors):
-            inner //= order
+        for order in reversed(kronecker_orders(self.num_vectors)):
             factor = orthonormal_factor(order).to(x)
-            if transpose:
-                factor = factor.T
-            if inner == 1:
-                x = x.reshape(-1, order) @ factor.T
-            else:
-                x = factor @ x.reshape(-1, order, inner)
+            # The last axis is transformed and goes to the front; after all factors it is in place.
+            x = x.reshape(-1, self.num_vectors // order, order) @ (
+                factor if transpose else factor.T
+            )
+            x = x.transpose(1, 2)
         return x.reshape(shape)

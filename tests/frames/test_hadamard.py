@@ -1,0 +1,315 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from fqonnx.frames import HadamardFrame, hadamard_size
+from fqonnx.frames.hadamard import MAX_FACTOR, kronecker_orders, orthonormal_factor
+from fqonnx.packing import pack_signs
+from fqonnx.reference import analysis_operator
+
+DIMS = st.integers(1, 5000)
+SMALL_DIMS = st.integers(1, 150)
+# Multiples of 1/64 times a dimension are exact, so no tolerance hides in comparisons.
+REDUNDANCIES = st.integers(64, 192).map(lambda sixty_fourths: sixty_fourths / 64)
+SEEDS = st.integers(0, 2**31)
+
+# 4999, 4099, 127 and 61 are prime; 4096 is a power of two; 4097 = 17·241.
+AWKWARD_DIMS = (1, 2, 3, 61, 64, 65, 127, 1000, 4096, 4097, 4099, 4999)
+
+
+def odd_part(number: int) -> int:
+    while number % 2 == 0:
+        number //= 2
+    return number
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@settings(deadline=None, max_examples=40)
+@given(dim=DIMS, redundancy=REDUNDANCIES, seed=SEEDS)
+@example(dim=4999, redundancy=1.0, seed=0)
+@example(dim=4999, redundancy=3.0, seed=1)
+@example(dim=1, redundancy=1.0, seed=2)
+def test_is_parseval_at_any_size(dim: int, redundancy: float, seed: int) -> None:
+    frame = HadamardFrame.create(dim, redundancy, seed)
+    x = normal(4, dim, seed=seed)
+    coeffs = frame.analysis(x)
+    assert coeffs.shape == (4, frame.num_vectors)
+    assert torch.allclose(frame.synthesis(coeffs), x, rtol=0, atol=1e-6)
+    norms = x.norm(dim=-1)
+    assert ((coeffs.norm(dim=-1) - norms).abs() <= 1e-6 * norms).all()
+
+
+@pytest.mark.parametrize("dim", AWKWARD_DIMS)
+def test_unit_vectors_come_back(dim: int) -> None:
+    frame = HadamardFrame.create(dim, 1.5, seed=3)
+    units = torch.zeros(3, dim, dtype=torch.float64)
+    for row, position in enumerate((0, dim // 2, dim - 1)):
+        units[row, position] = 1
+    coeffs = frame.analysis(units)
+    assert torch.allclose(frame.synthesis(coeffs), units, rtol=0, atol=1e-6)
+    assert torch.allclose(coeffs.norm(dim=-1), torch.ones(3, dtype=torch.float64), atol=1e-6)
+
+
+@settings(deadline=None, max_examples=25)
+@given(dim=SMALL_DIMS, redundancy=REDUNDANCIES, seed=SEEDS)
+def test_dense_operator_has_orthonormal_columns(dim: int, redundancy: float, seed: int) -> None:
+    frame = HadamardFrame.create(dim, redundancy, seed)
+    matrix = frame.matrix()
+    assert matrix.shape == (frame.num_vectors, dim)
+    eye = torch.eye(dim, dtype=torch.float64)
+    assert (matrix.T @ matrix - eye).abs().max() <= 1e-6
+    assert frame.is_parseval()
+
+
+@settings(deadline=None, max_examples=100)
+@given(dim=DIMS, redundancy=REDUNDANCIES)
+def test_size_reaches_the_redundancy_with_a_small_odd_part(dim: int, redundancy: float) -> None:
+    frame = HadamardFrame.create(dim, redundancy)
+    assert frame.num_vectors >= redundancy * dim
+    assert frame.redundancy >= redundancy
+    assert odd_part(frame.num_vectors) <= 63
+    assert frame.redundancy == frame.num_vectors / dim
+
+
+@settings(deadline=None, max_examples=100)
+@given(dim=DIMS, redundancy=REDUNDANCIES)
+def test_size_is_the_smallest_with_a_small_odd_part(dim: int, redundancy: float) -> None:
+    size = hadamard_size(dim, redundancy)
+    target = math.ceil(redundancy * dim)
+    assert all(odd_part(smaller) > 63 for smaller in range(target, size))
+    assert size <= target * (1 + 1 / 32)
+
+
+@pytest.mark.parametrize(
+    ("dim", "redundancy", "size"),
+    [
+        (1, 1.0, 1),
+        (63, 1.0, 63),
+        (64, 1.0, 64),
+        (65, 1.0, 66),
+        (67, 1.0, 68),
+        (127, 1.0, 128),
+        (384, 1.0, 384),
+        (384, 1.125, 432),
+        (768, 1.25, 960),
+        (4097, 1.0, 4224),
+        # 1.1·10 and 1.1·50 are a little above 11 and 55 in binary
+        (10, 1.1, 11),
+        (50, 1.1, 55),
+    ],
+)
+def test_sizes_by_hand(dim: int, redundancy: float, size: int) -> None:
+    assert hadamard_size(dim, redundancy) == size
+
+
+@settings(deadline=None, max_examples=100)
+@given(dim=st.integers(1, 10**6), redundancy=REDUNDANCIES)
+@example(dim=63 * 2**12, redundancy=1.0)
+@example(dim=33 * 2**11, redundancy=1.0)
+def test_a_transform_costs_n_log_n(dim: int, redundancy: float) -> None:
+    size = hadamard_size(dim, redundancy)
+    orders = kronecker_orders(size)
+    assert max(orders) <= 64
+    assert math.prod(orders) == size
+    assert odd_part(orders[0]) == odd_part(size)
+    assert all(odd_part(order) == 1 for order in orders[1:])
+    # Each factor of order m costs n·m, so these many passes over n·64 are the whole cost.
+    assert len(orders) <= 1 + math.ceil(math.log2(size) / 5)
+
+
+@settings(deadline=None, max_examples=100)
+@given(odd=st.integers(0, 31).map(lambda i: 2 * i + 1), power=st.integers(0, 24))
+def test_factors_are_as_few_as_the_limit_allows(odd: int, power: int) -> None:
+    limit = max(MAX_FACTOR, odd)
+    beside_odd = min(power, int(math.log2(limit // odd)))
+    fewest = 1 + math.ceil((power - beside_odd) / int(math.log2(limit)))
+    assert len(kronecker_orders(odd << power)) == fewest
+
+
+@pytest.mark.parametrize("size", [67, 65, 2 * 67, 1024 * 101, 4097])
+def test_too_large_an_odd_part_is_refused(size: int) -> None:
+    with pytest.raises(ValueError, match=f"odd part {odd_part(size)}"):
+        kronecker_orders(size)
+    with pytest.raises(ValueError, match="hadamard_size"):
+        HadamardFrame(3, size, torch.ones(3, dtype=torch.int8))
+
+
+@pytest.mark.parametrize(("dim", "num_vectors"), [(0, 1), (0, 0), (9, 8)])
+def test_impossible_dimensions_are_refused(dim: int, num_vectors: int) -> None:
+    with pytest.raises(ValueError, match="1 <= dim <= num_vectors"):
+        HadamardFrame(dim, num_vectors, torch.ones(dim, dtype=torch.int8))
+
+
+def test_redundancy_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="dim=10, num_vectors=5"):
+        HadamardFrame.create(10, 0.5)
+
+
+@pytest.mark.parametrize("shape", [(7,), (9,), (8, 1), (1, 8), ()])
+def test_signs_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"signs have shape .*, not \(8,\)"):
+        HadamardFrame(8, 8, torch.ones(shape, dtype=torch.int8))
+
+
+@settings(deadline=None, max_examples=20)
+@given(dim=DIMS, redundancy=REDUNDANCIES, seed=SEEDS)
+def test_synthesis_is_the_adjoint_of_analysis(dim: int, redundancy: float, seed: int) -> None:
+    frame = HadamardFrame.create(dim, redundancy, seed)
+    x = normal(dim, seed=seed)
+    coeffs = normal(frame.num_vectors, seed=seed + 1)
+    left, right = frame.analysis(x) @ coeffs, x @ frame.synthesis(coeffs)
+    assert abs(left - right) <= 1e-9 * x.norm() * coeffs.norm()
+
+
+@settings(deadline=None, max_examples=25)
+@given(dim=SMALL_DIMS, redundancy=REDUNDANCIES, seed=SEEDS)
+@example(dim=250, redundancy=1.0, seed=0)  # several Kronecker factors
+@example(dim=190, redundancy=3.0, seed=0)
+def test_is_the_operator_of_the_format(dim: int, redundancy: float, seed: int) -> None:
+    frame = HadamardFrame.create(dim, redundancy, seed)
+    expected = analysis_operator(
+        "hadamard", pack_signs(frame.signs.numpy()), dim, frame.num_vectors
+    )
+    assert np.allclose(frame.matrix().numpy(), expected, rtol=0, atol=1e-10)
+
+
+def test_dct_times_hadamard_by_hand() -> None:
+    root3, root6, half = 1 / math.sqrt(3), 1 / math.sqrt(6), 1 / math.sqrt(2)
+    dct = torch.tensor([[root3] * 3, [half, 0, -half], [root6, -2 * root6, root6]])
+    by_hand = torch.zeros(6, 6, dtype=torch.float64)
+    for row in range(6):
+        for column in range(6):
+            sign = -1 if row % 2 and column % 2 else 1
+            by_hand[row, column] = sign * half * dct[row // 2, column // 2]
+    signs = torch.tensor([1, -1, -1, 1, -1], dtype=torch.int8)
+    frame = HadamardFrame(5, 6, signs)
+    assert torch.allclose(frame.matrix(), by_hand[:, :5] * signs, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (2, 3), (2, 1, 3), (0,), (4, 0)])
+def test_batch_axes_are_kept(shape: tuple[int, ...]) -> None:
+    frame = HadamardFrame.create(131, 1.25)
+    matrix = frame.matrix()
+    x = normal(*shape, 131)
+    coeffs = frame.analysis(x)
+    assert coeffs.shape == (*shape, frame.num_vectors)
+    assert torch.allclose(coeffs, x @ matrix.T, atol=1e-10)
+    back = frame.synthesis(coeffs)
+    assert back.shape == (*shape, 131)
+    assert torch.allclose(back, x, atol=1e-10)
+
+
+def test_a_tensor_that_is_not_contiguous_is_read_right() -> None:
+    frame = HadamardFrame.create(130, 1.5)
+    x = normal(130, 9).T
+    assert torch.allclose(frame.analysis(x), x @ frame.matrix().T, atol=1e-10)
+    coeffs = normal(frame.num_vectors, 9).T
+    assert torch.allclose(frame.synthesis(coeffs), coeffs @ frame.matrix(), atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.float16, 1e-2)],
+)
+@pytest.mark.parametrize("dim", [5, 64, 100, 1000])
+def test_dtype_is_kept(dtype: torch.dtype, tolerance: float, dim: int) -> None:
+    frame = HadamardFrame.create(dim, 1.25)
+    x = normal(3, dim).to(dtype)
+    coeffs = frame.analysis(x)
+    back = frame.synthesis(coeffs)
+    assert coeffs.dtype == dtype
+    assert back.dtype == dtype
+    assert torch.allclose(coeffs.double(), frame.analysis(x.double()), atol=tolerance)
+    assert torch.allclose(back.double(), x.double(), atol=tolerance)
+    assert frame.matrix(dtype).dtype == dtype
+
+
+def test_input_is_left_as_it_was() -> None:
+    frame = HadamardFrame.create(128, 1.0)
+    x = normal(2, 128)
+    before = x.clone()
+    coeffs = frame.analysis(x)
+    kept = coeffs.clone()
+    frame.synthesis(coeffs)
+    assert torch.equal(x, before)
+    assert torch.equal(coeffs, kept)
+
+
+def test_same_seed_gives_the_same_signs() -> None:
+    first, again = HadamardFrame.create(500, seed=7), HadamardFrame.create(500, seed=7)
+    assert torch.equal(first.signs, again.signs)
+    assert not torch.equal(first.signs, HadamardFrame.create(500, seed=8).signs)
+
+
+def test_drawing_signs_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    HadamardFrame.create(100, seed=5)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_signs_are_fair() -> None:
+    signs = HadamardFrame.create(5000, seed=0).signs
+    assert signs.dtype == torch.int8
+    assert set(signs.tolist()) == {-1, 1}
+    assert abs(signs.double().mean()) < 0.06  # 4 standard deviations
+
+
+@pytest.mark.parametrize(("dim", "redundancy"), [(1, 1.0), (1, 3.0), (12, 1.0), (37, 1.7), (90, 2)])
+def test_gram_is_a_projection_of_rank_dim(dim: int, redundancy: float) -> None:
+    frame = HadamardFrame.create(dim, redundancy)
+    gram = frame.gram()
+    assert gram.shape == (frame.num_vectors, frame.num_vectors)
+    assert torch.allclose(gram, gram.T, atol=1e-12)
+    assert torch.allclose(gram @ gram, gram, atol=1e-10)
+    assert torch.linalg.matrix_rank(gram) == dim
+    assert gram.trace().item() == pytest.approx(dim)
+
+
+@pytest.mark.parametrize(("dim", "redundancy"), [(1, 1.0), (12, 1.0), (37, 1.7), (90, 2.0)])
+def test_frame_bound_is_one(dim: int, redundancy: float) -> None:
+    assert HadamardFrame.create(dim, redundancy).frame_bound() == pytest.approx(1.0, abs=1e-9)
+
+
+def test_a_frame_that_is_not_tight_is_recognised() -> None:
+    class Stretched(HadamardFrame):
+        def analysis(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().analysis(x)
+
+    frame = Stretched.create(3, 1.3)
+    assert not frame.is_parseval()
+    assert frame.frame_bound() == pytest.approx(4.0)
+
+
+@settings(deadline=None, max_examples=20)
+@given(dim=st.integers(1, 90), redundancy=REDUNDANCIES, seed=SEEDS)
+def test_transformed_hessian_is_t_h_t_transposed(dim: int, redundancy: float, seed: int) -> None:
+    frame = HadamardFrame.create(dim, redundancy, seed)
+    rows = normal(dim + 3, dim, seed=seed)
+    hessian = rows.T @ rows
+    matrix = frame.matrix()
+    assert torch.allclose(
+        frame.transform_hessian(hessian), matrix @ hessian @ matrix.T, atol=1e-9 * dim
+    )
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 5, 6, 12, 31, 48, 63, 64])
+def test_factors_are_orthonormal(order: int) -> None:
+    factor = orthonormal_factor(order)
+    assert factor.dtype == torch.float64
+    assert torch.allclose(factor @ factor.T, torch.eye(order, dtype=torch.float64), atol=1e-12)
+
+
+def test_an_outlier_is_spread_over_all_coefficients() -> None:
+    frame = HadamardFrame.create(1024)
+    x = torch.zeros(1024)
+    x[17] = 32.0
+    assert torch.allclose(frame.analysis(x).abs(), torch.ones(1024), atol=1e-5)

@@ -1,0 +1,417 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from fqonnx.passes import LinearLayer, NormalizeLinearPass, SelectWeightsPass
+from fqonnx.passes.select_weights import layer_name
+from support import model_from_text
+
+HEADER = '<ir_version: 10, opset_import: ["": 20]>'
+SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def weight(*shape: int, dtype: type = np.float32) -> np.ndarray:
+    return np.ones(shape, dtype)
+
+
+def select(
+    model: ir.Model, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()
+) -> SelectWeightsPass:
+    """Select, and check that nothing was changed."""
+    before = ir.to_proto(model).SerializeToString(deterministic=True)
+    select = SelectWeightsPass(include, exclude)
+    assert not select(model).modified
+    assert ir.to_proto(model).SerializeToString(deterministic=True) == before
+    return select
+
+
+def model_of(nodes: str, inputs: str = "float[N, 32] x", **weights: np.ndarray) -> ir.Model:
+    return model_from_text(f"{HEADER} g ({inputs}) => (float[N, 32] y) {{ {nodes} }}", **weights)
+
+
+def only_reason(model: ir.Model, node: str = "n") -> str:
+    """Return why a node is kept, which must not be among the layers."""
+    selected = select(model)
+    assert node not in [layer.name for layer in selected.layers]
+    (reason,) = [kept.reason for kept in selected.kept if kept.name == node]
+    return reason
+
+
+def only_layer(model: ir.Model) -> LinearLayer:
+    selected = select(model)
+    assert selected.kept == []
+    (layer,) = selected.layers
+    return layer
+
+
+def test_matmul_with_a_constant_weight_is_a_layer() -> None:
+    model = model_of("[n] y = MatMul(x, w)", w=weight(32, 40))
+    layer = only_layer(model)
+    assert (layer.name, layer.op_type, layer.node) == ("n", "MatMul", model.graph[0])
+    assert (layer.x, layer.weight) == (model.graph.inputs[0], model.graph.initializers["w"])
+    assert (layer.add, layer.bias) == (None, None)
+    assert (layer.dim_in, layer.dim_out, layer.dtype) == (32, 40, ir.DataType.FLOAT)
+    assert layer.weight_bytes == 32 * 40 * 4
+
+
+def test_float16_is_a_layer() -> None:
+    model = model_from_text(
+        f"{HEADER} g (float16[N, 32] x) => (float16[N, 32] y) {{ y = MatMul(x, w) }}",
+        w=weight(32, 32, dtype=np.float16),
+    )
+    assert (only_layer(model).dtype, only_layer(model).weight_bytes) == (ir.DataType.FLOAT16, 2048)
+
+
+def test_layers_and_kept_are_in_graph_order() -> None:
+    model = model_of(
+        """[a] h = MatMul(x, w) [b] i = MatMul(h, h2) [c] j = MatMul(i, w2)
+        [d] k = MatMul(j, small) [e] y = MatMul(k, w3)""",
+        "float[N, 32] x, float[32, 32] h2",
+        w=weight(32, 32),
+        w2=weight(32, 32),
+        small=weight(32, 31),
+        w3=weight(31, 34),
+    )
+    selected = select(model)
+    assert [layer.name for layer in selected.layers] == ["a", "c", "e"]
+    assert [kept.name for kept in selected.kept] == ["b", "d"]
+
+
+def test_second_call_starts_afresh() -> None:
+    model = model_of("[n] y = MatMul(x, w)", w=weight(32, 32))
+    selected = select(model)
+    selected(model)
+    assert [layer.name for layer in selected.layers] == ["n"]
+
+
+def test_nodes_without_a_weight_are_not_mentioned() -> None:
+    model = model_of("h = Relu(x) y = Add(h, b)", b=weight(32))
+    selected = select(model)
+    assert (selected.layers, selected.kept) == ([], [])
+
+
+# The bias.
+
+
+@pytest.mark.parametrize("add", ["Add(h, b)", "Add(b, h)"])
+def test_bias_on_either_side_belongs_to_the_layer(add: str) -> None:
+    model = model_of(f"[n] h = MatMul(x, w) y = {add}", w=weight(32, 32), b=weight(32))
+    layer = only_layer(model)
+    assert layer.add is model.graph[1]
+    assert layer.bias is model.graph.initializers["b"]
+
+
+def test_bias_of_a_gemm_belongs_to_the_layer() -> None:
+    model = model_of("[n] y = Gemm <transB = 1> (x, w, b)", w=weight(40, 32), b=weight(40))
+    NormalizeLinearPass()(model)
+    layer = only_layer(model)
+    assert (layer.name, layer.op_type, layer.dim_in, layer.dim_out) == ("n", "Gemm", 32, 40)
+    assert layer.bias is model.graph.initializers["b"]
+
+
+def test_bias_that_two_layers_share_belongs_to_both() -> None:
+    model = model_of(
+        "h = MatMul(x, w) i = Add(h, b) j = MatMul(i, w2) y = Add(j, b)",
+        w=weight(32, 32),
+        w2=weight(32, 32),
+        b=weight(32),
+    )
+    assert [layer.bias.name for layer in select(model).layers if layer.bias] == ["b", "b"]
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (1,), (1, 32), (32, 1), (2, 32)], ids=lambda shape: f"shape {shape}"
+)
+def test_bias_of_another_shape_stays_an_add(shape: tuple[int, ...]) -> None:
+    model = model_of("h = MatMul(x, w) y = Add(h, b)", w=weight(32, 32), b=weight(*shape))
+    assert (only_layer(model).add, only_layer(model).bias) == (None, None)
+
+
+def test_bias_of_one_output_channel_is_a_vector_of_one() -> None:
+    model = model_from_text(
+        f"{HEADER} g (float[N, 1024] x) => (float[N, K] y) {{ h = MatMul(x, w) y = Add(h, b) }}",
+        w=weight(1024, 1),
+        b=weight(1),
+    )
+    assert only_layer(model).bias is model.graph.initializers["b"]
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "h = MatMul(x, w) y = Add(h, x)",
+        "h = MatMul(x, w) y = Sub(h, b)",
+        "h = MatMul(x, w) i = Relu(h) j = Add(h, b) y = Add(i, j)",
+        "h = MatMul(x, w) y = Add(h, h)",
+        "h = MatMul(x, w) r = Relu(b) y = Add(h, r)",
+        "h = MatMul(x, w) y = Add(h, v)",
+    ],
+    ids=["activation", "no Add", "second user", "both sides", "not constant", "graph input too"],
+)
+def test_what_is_no_bias_stays_a_node(nodes: str) -> None:
+    model = model_from_text(
+        f"{HEADER} g (float[N, 32] x, float[32] v) => (float[N, 32] y) {{ {nodes} }}",
+        w=weight(32, 32),
+        b=weight(32),
+        v=weight(32),
+    )
+    assert (only_layer(model).add, only_layer(model).bias) == (None, None)
+
+
+def test_product_that_is_a_graph_output_has_no_bias() -> None:
+    model = model_from_text(
+        f"""{HEADER} g (float[N, 32] x) => (float[N, 32] y, float[N, 32] h) {{
+            h = MatMul(x, w) y = Add(h, b)
+        }}""",
+        w=weight(32, 32),
+        b=weight(32),
+    )
+    assert only_layer(model).add is None
+
+
+def test_add_of_another_domain_is_no_bias() -> None:
+    model = model_from_text(
+        """<ir_version: 10, opset_import: ["": 20, "other": 1]>
+        g (float[N, 32] x) => (float[N, 32] y) { h = MatMul(x, w) y = other.Add(h, b) }""",
+        w=weight(32, 32),
+        b=weight(32),
+    )
+    assert only_layer(model).add is None
+
+
+def test_sum_that_only_a_subgraph_makes_is_no_bias() -> None:
+    model = model_from_text(
+        f"""{HEADER} g (float[N, 32] x, bool c) => (float[N, 32] y) {{
+            h = MatMul(x, w)
+            r = Relu(b)
+            y = If (c) <
+                then_branch = t () => (float[N, 32] p) {{ p = Add(h, b) }},
+                else_branch = e () => (float[N, 32] q) {{ q = Identity(x) }}
+            >
+        }}""",
+        w=weight(32, 32),
+        b=weight(32),
+    )
+    assert only_layer(model).add is None
+
+
+# Reasons.
+
+
+def test_operators_that_are_not_linear_are_kept() -> None:
+    model = model_from_text(
+        f"""{HEADER} g (float[N, 32, 9] x, int64[N] i) => (float[N, 32, 9] y, float[N, 32] z) {{
+            [conv] y = Conv(x, kernel)
+            [gather] z = Gather(table, i)
+        }}""",
+        kernel=weight(32, 32, 1),
+        table=weight(64, 32),
+    )
+    kept = select(model).kept
+    assert [(k.name, k.op_type, k.shape) for k in kept] == [
+        ("conv", "Conv", (32, 32, 1)),
+        ("gather", "Gather", (64, 32)),
+    ]
+    assert [k.reason for k in kept] == [
+        "Conv is not a linear layer; MatMul and Gemm are quantized",
+        "Gather is not a linear layer; MatMul and Gemm are quantized",
+    ]
+
+
+def test_matmul_of_another_domain_is_kept() -> None:
+    model = model_from_text(
+        """<ir_version: 10, opset_import: ["": 20, "other": 1]>
+        g (float[N, 32] x) => (float[N, 32] y) { [n] y = other.MatMul(x, w) }""",
+        w=weight(32, 32),
+    )
+    assert only_reason(model).startswith("MatMul is not a linear layer")
+
+
+def test_weight_that_is_a_graph_input_too_is_kept() -> None:
+    model = model_of("[n] y = MatMul(x, w)", "float[N, 32] x, float[32, 32] w", w=weight(32, 32))
+    assert only_reason(model) == "the weight is a graph input too, so a caller may replace it"
+
+
+def test_constant_on_the_left_is_kept() -> None:
+    model = model_of("[n] y = MatMul(w, x)", "float[32, 32] x", w=weight(32, 32))
+    assert only_reason(model) == "the constant is the left operand"
+
+
+def test_product_of_activations_is_kept() -> None:
+    model = model_of("[n] y = MatMul(x, h)", "float[N, 32] x, float[32, 32] h")
+    (kept,) = select(model).kept
+    assert (kept.reason, kept.shape) == ("both operands are activations", None)
+
+
+def test_weight_behind_a_node_is_not_called_an_activation() -> None:
+    model = model_of(
+        "z = Gather(w, i) t = Transpose(w) [n] y = MatMul(z, t)", "int64[N] i", w=weight(32, 32)
+    )
+    assert only_reason(model) != "both operands are activations"
+
+
+@pytest.mark.parametrize("shape", [(2, 32, 32), (1024,)])
+def test_weight_of_another_rank_is_kept(shape: tuple[int, ...]) -> None:
+    model = model_of("[n] y = MatMul(x, w)", f"float[N, {shape[-2:][0]}] x", w=weight(*shape))
+    assert only_reason(model) == f"the weight has {len(shape)} dimensions, expected 2"
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int32])
+def test_weight_of_another_type_is_kept(dtype: type) -> None:
+    name = ir.DataType.from_numpy(np.dtype(dtype)).name
+    model = model_from_text(
+        f"{HEADER} g ({name.lower()}[N, 32] x) => ({name.lower()}[N, 32] y) {{"
+        "[n] y = MatMul(x, w) }",
+        w=weight(32, 32, dtype=dtype),
+    )
+    assert only_reason(model) == f"the weight is {name}, expected FLOAT or FLOAT16"
+
+
+def test_weight_shared_with_gather_is_kept() -> None:
+    model = model_of(
+        "[table] z = Gather(w, i) [n] y = MatMul(z, w)", "int64[N] i", w=weight(32, 32)
+    )
+    expected = "the weight is shared with Gather node 'table', which stays float"
+    assert only_reason(model) == expected
+    assert [kept.name for kept in select(model).kept] == ["table", "n"]
+
+
+def test_gemm_that_was_not_rewritten_is_kept() -> None:
+    model = model_of("[n] y = Gemm(x, w)", w=weight(32, 32))
+    assert only_reason(model) == "the Gemm could not be rewritten as MatMul"
+
+
+def test_small_weight_is_kept() -> None:
+    model = model_of("[n] y = MatMul(x, w)", "float[N, 31] x", w=weight(31, 33))
+    assert only_reason(model) == "1023 weights, fewer than 1024: the bytes are not worth it"
+    assert select(model).kept[0].shape == (31, 33)
+
+
+def test_node_inside_a_subgraph_is_kept() -> None:
+    model = model_from_text(
+        f"""{HEADER} g (float[N, 32] x, bool c) => (float[N, 32] y) {{
+            [outer] h = MatMul(x, w)
+            y = If (c) <
+                then_branch = t () => (float[N, 32] p) {{ [inner] p = MatMul(h, w) }},
+                else_branch = e () => (float[N, 32] q) {{ q = Identity(h) }}
+            >
+        }}""",
+        w=weight(32, 32),
+    )
+    reason = "inside a subgraph (If, Loop or Scan): not supported yet"
+    assert only_reason(model, "inner") == reason
+    assert [layer.name for layer in select(model).layers] == ["outer"]
+
+
+def test_node_inside_a_function_is_kept() -> None:
+    model = model_from_text(
+        """<ir_version: 10, opset_import: ["": 20, "local": 1]>
+        g (float[N, 32] x) => (float[N, 32] y) { y = local.Block(x, w) }
+        <domain: "local", opset_import: ["": 20]>
+        Block (a, b) => (c) { [inner] c = MatMul(a, b) }""",
+        w=weight(32, 32),
+    )
+    kept = {k.name: k.reason for k in select(model).kept}
+    assert kept["inner"] == "inside the function local::Block: not supported yet"
+
+
+def test_our_own_functions_and_their_nodes_are_not_mentioned() -> None:
+    model = model_from_text(
+        """<ir_version: 10, opset_import: ["": 20, "fqonnx": 1]>
+        g (float[N, 32] x) => (float[N, 32] y) { y = fqonnx.FrameMatMul(x, codes) }
+        <domain: "fqonnx", opset_import: ["": 20]>
+        FrameMatMul (a, b) => (d) { c = Cast <to = 1> (b) d = MatMul(a, c) }""",
+        codes=weight(32, 32, dtype=np.uint8),
+    )
+    selected = select(model)
+    assert (selected.layers, selected.kept) == ([], [])
+
+
+# Which ones a user wants.
+
+
+def three_layers() -> ir.Model:
+    model = model_of(
+        "[first] h = MatMul(x, w_a) [second] i = MatMul(h, w_b) [third] y = MatMul(i, v_c)",
+        w_a=weight(32, 32),
+        w_b=weight(32, 32),
+        v_c=weight(32, 32),
+    )
+    model.graph[1].metadata_props[SCOPES] = "['', 'encoder', 'encoder.layer.0.query', 'linear']"
+    return model
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "taken"),
+    [
+        ((), (), ["first", "encoder.layer.0.query", "third"]),
+        (("first",), (), ["first"]),
+        (("second",), (), ["encoder.layer.0.query"]),
+        (("w_*",), (), ["first", "encoder.layer.0.query"]),
+        (("encoder.*",), (), ["encoder.layer.0.query"]),
+        (("*.query", "th?rd"), (), ["encoder.layer.0.query", "third"]),
+        ((), ("first",), ["encoder.layer.0.query", "third"]),
+        ((), ("v_*", "second"), ["first"]),
+        ((), ("encoder.layer.*",), ["first", "third"]),
+        (("w_*",), ("*_b",), ["first"]),
+        (("FIRST",), (), []),
+    ],
+)
+def test_globs_match_node_weight_and_module_path(
+    include: tuple[str, ...], exclude: tuple[str, ...], taken: list[str]
+) -> None:
+    selected = select(three_layers(), include, exclude)
+    assert [layer.name for layer in selected.layers] == taken
+
+
+def test_reasons_of_globs() -> None:
+    kept = select(three_layers(), ("w_*",), ("second",)).kept
+    assert {k.name: k.reason for k in kept} == {
+        "encoder.layer.0.query": "an --exclude pattern matches",
+        "third": "no --include pattern matches",
+    }
+
+
+# Names.
+
+
+def test_name_is_the_output_where_a_node_has_none() -> None:
+    model = model_of("y = MatMul(x, w)", w=weight(32, 32))
+    model.graph[0].name = ""
+    assert only_layer(model).name == "y"
+
+
+@pytest.mark.parametrize("scopes", ["", "nonsense(", "[]", "['linear']", "['', '']", "3"])
+def test_scopes_without_a_module_path_are_passed_over(scopes: str) -> None:
+    model = model_of("[n] y = MatMul(x, w)", w=weight(32, 32))
+    model.graph[0].metadata_props[SCOPES] = scopes
+    assert only_layer(model).name == "n"
+
+
+def test_quantized_node_has_the_path_of_its_module() -> None:
+    model = model_from_text(
+        """<ir_version: 10, opset_import: ["": 20, "fqonnx": 1]>
+        g (float[N, 32] x) => (float[N, 32] y) { [n] y = fqonnx.FrameMatMul(x) }"""
+    )
+    model.graph[0].metadata_props[SCOPES] = "['', 'block', 'linear']"
+    assert layer_name(model.graph[0]) == "block"
+
+
+def test_only_the_first_node_of_a_module_has_its_path() -> None:
+    model = model_of(
+        "[a] h = MatMul(x, w) [b] i = MatMul(h, h) [c] y = MatMul(i, w)", w=weight(32, 32)
+    )
+    for node in model.graph:
+        node.metadata_props[SCOPES] = "['', 'block', 'linear']"
+    selected = select(model)
+    assert [layer.name for layer in selected.layers] == ["block", "c"]
+    assert [kept.name for kept in selected.kept] == ["b"]
+
+
+def test_names_of_layers_are_unique() -> None:
+    model = model_of("[a] h = MatMul(x, w) [block] y = MatMul(h, w)", w=weight(32, 32))
+    model.graph[0].metadata_props[SCOPES] = "['', 'block', 'linear']"
+    names = [layer.name for layer in select(model).layers]
+    assert len(set(names)) == 2

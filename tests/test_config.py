@@ -1,0 +1,87 @@
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+
+from fqonnx.config import METHODS, CompileConfig
+from fqonnx.errors import ConfigError, FqonnxError
+
+
+def test_defaults_are_valid() -> None:
+    config = CompileConfig()
+    assert config.bits == 2
+    assert config.redundancy == 1.0
+    assert config.method in METHODS
+    assert config.lowering == "fused"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"bits": bits} for bits in (1, 2, 3, 4)),
+        *({"method": method} for method in METHODS),
+        *({"lowering": lowering} for lowering in ("fused", "stock", "onnx")),
+        *({"redundancy": redundancy} for redundancy in (1, 1.0, 1.125, 3.0, 16.0)),
+        {"method": "rtn", "redundancy": 1.0},
+        {"include": ("*attention*",), "exclude": ("lm_head",), "mask_input": "mask", "seed": 7},
+    ],
+)
+def test_valid_options(options: dict[str, Any]) -> None:
+    config = CompileConfig(**options)
+    assert all(getattr(config, name) == value for name, value in options.items())
+
+
+@pytest.mark.parametrize(
+    ("options", "where", "found"),
+    [
+        *(({"bits": bits}, "bits", f"found {bits}") for bits in (-1, 0, 5, 8, 1.5)),
+        ({"redundancy": 0.99}, "redundancy", "found 0.99, expected 1.0 to 16.0"),
+        ({"redundancy": 16.5}, "redundancy", "found 16.5"),
+        ({"redundancy": -1.0}, "redundancy", "found -1.0"),
+        ({"redundancy": math.nan}, "redundancy", "found nan"),
+        ({"redundancy": math.inf}, "redundancy", "found inf"),
+        ({"method": "magic"}, "method", "found 'magic'"),
+        ({"method": ""}, "method", "found ''"),
+        ({"method": "rtn", "redundancy": 1.5}, "redundancy", "'rtn' uses no frame"),
+        ({"method": "gptq", "redundancy": 1.01}, "redundancy", "found 1.01"),
+        ({"lowering": "native"}, "lowering", "found 'native'"),
+    ],
+)
+def test_invalid_options_say_where_and_what(
+    options: dict[str, Any], where: str, found: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        CompileConfig(**options)
+    assert isinstance(caught.value, FqonnxError)
+    assert caught.value.where == where
+    assert found in caught.value.found
+    assert caught.value.hint
+    assert str(caught.value) == f"{where}: {caught.value.found}. {caught.value.hint}"
+
+
+def test_hints_name_the_choices() -> None:
+    with pytest.raises(ConfigError) as caught:
+        CompileConfig(method="magic")
+    assert all(name in caught.value.hint for name in METHODS)
+    with pytest.raises(ConfigError) as caught:
+        CompileConfig(lowering="native")  # type: ignore[arg-type]
+    assert all(name in caught.value.hint for name in ("fused", "stock", "onnx"))
+
+
+def test_replacing_an_option_checks_it() -> None:
+    with pytest.raises(ConfigError):
+        dataclasses.replace(CompileConfig(), bits=7)
+
+
+def test_config_does_not_change() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        CompileConfig().bits = 3  # type: ignore[misc]
+
+
+def test_methods_are_known_by_their_own_names() -> None:
+    assert {"auto", "gptq", "rtn"} <= set(METHODS)
+    for name, method in METHODS.items():
+        assert method.name == name
+        assert method.step_multipliers
+        assert all(multiplier > 0 for multiplier in method.step_multipliers)
