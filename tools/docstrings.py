@@ -13,7 +13,7 @@ _MODULES = (
     "functools gzip hashlib heapq html http.client http.cookies inspect io ipaddress itertools "
     "json logging mailbox math multiprocessing os pathlib pickle queue random re sched secrets "
     "shutil signal socket sqlite3 ssl statistics string struct subprocess tarfile tempfile "
-    "textwrap threading timeit tokenize traceback types typing unittest urllib.parse uuid weakref "
+    "textwrap threading timeit tokenize traceback types unittest urllib.parse uuid weakref "
     "xml.dom.minidom zipfile"
 )
 
