@@ -53,51 +53,58 @@ class _Body:
         self.tape = Tape()
 
     def matmul(self, values: dict[str, ir.Value]) -> ir.Value:
-        spec, x = self.spec, values["X"]
-        rows = self.op("Reshape", x, self.ints(-1, spec.dim_in))
-        coeffs = self.analysis(rows, values["signs_in"])
+        spec = self.spec
+        coeffs = self.analysis(values["X"], values["signs_in"])
         y = self.nbits(coeffs, values) if spec.contrib else self.plain_matmul(coeffs, values)
-        if spec.has_bias:
-            y = self.op("Add", y, values["bias"])
-        batch = self.op("Slice", self.op("Shape", x), self.ints(0), self.ints(-1))
-        shape = self.op("Concat", batch, self.ints(spec.dim_out), axis=0)
-        # Without allowzero (opset 13) a 0 among the batch dimensions would mean "as in the input".
-        return self.op(
-            "Reshape", y, shape, **({"allowzero": 1} if self.opset_version >= 14 else {})
-        )
+        return self.op("Add", y, values["bias"]) if spec.has_bias else y
 
     def dequant(self, values: dict[str, ir.Value]) -> ir.Value:
         return self.op("Transpose", self.synthesis(self.coeffs(values), values["signs_in"]))
 
-    # The frame, on the last axis of a matrix.
+    # The frame, on the last axis.
 
     def analysis(self, x: ir.Value, signs_in: ir.Value) -> ir.Value:
         spec = self.spec
         if spec.frame_in == "identity":
             return x
+        shape = self.op("Shape", x)
         x = self.op("Mul", x, self.signs(signs_in))
         if spec.num_vectors > spec.dim_in:
+            x = self.op("Reshape", x, self.ints(-1, spec.dim_in))
             x = self.op("Pad", x, self.ints(0, 0, 0, spec.num_vectors - spec.dim_in))
-        return self.factors(x, transpose=False)
+            batch = self.op("Slice", shape, self.ints(0), self.ints(-1))
+            shape = self.op("Concat", batch, self.ints(spec.num_vectors), axis=0)
+        # Without allowzero (opset 13) a 0 among the batch dimensions would mean "as in the input".
+        allow = {"allowzero": 1} if self.opset_version >= 14 else {}
+        return self.op("Reshape", self.factors(x, transpose=False), shape, **allow)
 
     def synthesis(self, coeffs: ir.Value, signs_in: ir.Value) -> ir.Value:
         spec = self.spec
         if spec.frame_in == "identity":
             return coeffs
         x = self.factors(coeffs, transpose=True)
+        x = self.op("Reshape", x, self.ints(-1, spec.num_vectors))
         if spec.num_vectors > spec.dim_in:
             x = self.op("Slice", x, self.ints(0), self.ints(spec.dim_in), self.ints(1))
         return self.op("Mul", x, self.signs(signs_in))
 
     def factors(self, x: ir.Value, *, transpose: bool) -> ir.Value:
-        size = self.spec.num_vectors
-        for order in reversed(kronecker_orders(size)):
-            factor = orthonormal_factor(order).numpy().astype(self.dtype)
-            # The last axis is transformed and goes to the front; after all factors it is in place.
-            x = self.op("Reshape", x, self.ints(-1, size // order, order))
-            x = self.op("MatMul", x, self.const(factor if transpose else factor.T))
-            x = self.tape.op("Transpose", [x], {"perm": [0, 2, 1]})
-        return self.op("Reshape", x, self.ints(-1, self.spec.num_vectors))
+        """Apply the Kronecker factors; the result has the elements in order, in another shape.
+
+        ONNX Runtime refuses to broadcast a matrix against an empty batch, which this does with
+        two factors or more. The forms that it takes (Einsum, Transposes) are slower at one row.
+        """
+        orders = kronecker_orders(self.spec.num_vectors)
+        inner = self.spec.num_vectors
+        for order in orders[:-1]:
+            inner //= order
+            x = self.op("Reshape", x, self.ints(-1, order, inner))
+            x = self.op("MatMul", self.factor(order, transpose), x)
+        return self.op("MatMul", x, self.factor(orders[-1], not transpose))
+
+    def factor(self, order: int, transpose: bool) -> ir.Value:
+        factor = orthonormal_factor(order).numpy().astype(self.dtype)
+        return self.const(factor.T if transpose else factor)
 
     def signs(self, packed: ir.Value) -> ir.Value:
         bits = self.op("Slice", self.unpack(packed, 1), self.ints(0), self.ints(self.spec.dim_in))
@@ -130,14 +137,14 @@ class _Body:
             domain="com.microsoft",
         )
         # ONNX has no type inference for it, so consumers read its type here.
-        y.dtype, y.shape = spec.dtype, ir.Shape((None, spec.dim_out))
+        y.dtype = spec.dtype
         # MatMulNBits subtracts 2^(bits−1) from the codes that nbits_codes() gives it.
         if spec.has_zero_points:
             zero = self.op("Cast", values["zero_points"], to=int(spec.dtype))
             offset = self.op("Sub", self.scalar(1 << (spec.bits - 1), self.dtype), zero)
         else:
             offset = self.scalar(0.5, self.dtype)
-        total = self.op("ReduceSum", x, self.ints(1), keepdims=1)
+        total = self.op("ReduceSum", x, self.ints(-1), keepdims=1)
         return self.op("Add", y, self.op("Mul", total, self.op("Mul", scales, offset)))
 
     def nbits_codes(self, codes: ir.Value, bits: int) -> ir.Value:

@@ -18,8 +18,8 @@ from torch.nn.functional import pad
 from fqonnx.frames.base import Frame
 
 MAX_ODD = 63
-# Fewer factors are faster, larger ones are more bytes in every function body.
-MAX_FACTOR = 48
+MAX_FACTOR = 64
+_LONE_FACTOR = 16
 
 
 def hadamard_size(dim: int, redundancy: float = 1.0) -> int:
@@ -38,8 +38,9 @@ def hadamard_size(dim: int, redundancy: float = 1.0) -> int:
 def kronecker_orders(num_vectors: int) -> tuple[int, ...]:
     """Return the orders of the Kronecker factors of ``num_vectors``, the odd one first.
 
-    As few factors as can be, as even in size as can be, each at most `MAX_FACTOR` or the odd part
-    of ``num_vectors``: every factor is one pass over the data.
+    Each is at most `MAX_FACTOR`, and they are as even in size as can be. One factor does for the
+    smallest sizes and two up to 4096: every factor is a pass over the data, and its matrix is
+    part of a function body.
 
     Raises:
         ValueError: The odd part is larger than `MAX_ODD`.
@@ -51,8 +52,8 @@ def kronecker_orders(num_vectors: int) -> tuple[int, ...]:
             f"{num_vectors} has the odd part {odd}; a Hadamard frame needs one of at most "
             f"{MAX_ODD}: use hadamard_size() to find a size"
         )
-    count = 1
-    while max(orders := _split(odd, power, count)) > max(MAX_FACTOR, odd):
+    count = 1 if num_vectors <= _LONE_FACTOR or power == 0 else 2
+    while max(orders := _split(odd, power, count)) > MAX_FACTOR:
         count += 1
     return orders
 

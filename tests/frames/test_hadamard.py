@@ -127,10 +127,14 @@ def test_a_transform_costs_n_log_n(dim: int, redundancy: float) -> None:
 @settings(deadline=None, max_examples=100)
 @given(odd=st.integers(0, 31).map(lambda i: 2 * i + 1), power=st.integers(0, 24))
 def test_factors_are_as_few_as_the_limit_allows(odd: int, power: int) -> None:
-    limit = max(MAX_FACTOR, odd)
-    beside_odd = min(power, int(math.log2(limit // odd)))
-    fewest = 1 + math.ceil((power - beside_odd) / int(math.log2(limit)))
-    assert len(kronecker_orders(odd << power)) == fewest
+    orders = kronecker_orders(odd << power)
+    assert math.prod(orders) == odd << power
+    assert max(orders) <= MAX_FACTOR
+    if len(orders) == 1:
+        assert odd << power <= 16 or power == 0
+    if len(orders) > 2:  # one factor fewer would be too large, however the twos are spread
+        room = power - int(math.log2(MAX_FACTOR // odd))
+        assert room > (len(orders) - 2) * int(math.log2(MAX_FACTOR))
 
 
 @pytest.mark.parametrize("size", [67, 65, 2 * 67, 1024 * 101, 4097])

@@ -28,6 +28,7 @@ SHAPES = ((4096, 4096), (4096, 11008), (11008, 4096), (768, 3072))
 BATCHES = (1, 4, 16, 64, 256)
 BITS = (2, 3, 4)
 OPSET = 20
+WARM_UP, RUNS = 10, 20
 
 
 def float_model(dim_in: int, dim_out: int) -> ir.Model:
@@ -86,15 +87,15 @@ def session(content: ir.Model, threads: int) -> ort.InferenceSession:
 
 
 def median_us(sessions: dict[str, ort.InferenceSession], x: np.ndarray) -> dict[str, float]:
-    """Return the median time of each model, measured in turns of ten runs."""
+    """Return the median time of each model, measured in turns."""
     times: dict[str, list[float]] = {name: [] for name in sessions}
-    for _ in range(7):
+    for _ in range(5):
         for name, candidate in sessions.items():
-            time.sleep(0.02)  # the other model's threads stop spinning
-            for run in range(12):
+            time.sleep(0.05)  # the other model's threads stop spinning
+            for run in range(RUNS + WARM_UP):
                 start = time.perf_counter()
                 candidate.run(None, {"x": x})
-                if run >= 2:
+                if run >= WARM_UP:
                     times[name].append(time.perf_counter() - start)
     return {name: float(np.median(values)) * 1e6 for name, values in times.items()}
 
