@@ -12,19 +12,23 @@ Lowering = Literal["fused", "stock", "onnx"]
 
 @dataclass(frozen=True)
 class Method:
-    """A choice of frame and feedback; the alphabet is the mid-rise one.
+    """A choice of frame and feedback, with the mid-rise alphabet.
 
     Attributes:
         name: What a user calls it.
         frame: The frame on the reduction axis.
         feedback: ``ldlq`` feeds the rounding error of one coefficient into the next.
         step_multipliers: Steps tried per channel, relative to the best step for a Gaussian.
+        sweeps: Sweeps of coordinate descent after LDLQ.
+        corrects_mean: Whether the bias of a layer takes the mean of its error away.
     """
 
     name: str
     frame: Literal["hadamard", "identity"]
     feedback: Literal["none", "ldlq"]
     step_multipliers: tuple[float, ...]
+    sweeps: int = 0
+    corrects_mean: bool = False
 
 
 _NEAR_GAUSSIAN = (0.85, 0.95, 1.05)
@@ -33,7 +37,7 @@ _ANY_SHAPE = tuple(0.4 + 0.1 * i for i in range(22))
 METHODS = {
     method.name: method
     for method in (
-        Method("auto", "hadamard", "ldlq", _NEAR_GAUSSIAN),
+        Method("auto", "hadamard", "ldlq", _NEAR_GAUSSIAN, sweeps=4, corrects_mean=True),
         Method("gptq", "identity", "ldlq", (0.7, 0.85, 1.0, 1.15, 1.3)),
         Method("rtn", "identity", "none", _ANY_SHAPE),
     )

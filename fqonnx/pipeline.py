@@ -54,6 +54,10 @@ from fqonnx.session import Session
 # Hessians that are held at one time; more layers than this holds are calibrated in rounds.
 _HESSIAN_BYTES = 1 << 29
 
+# At 1 bit the layers before have changed the inputs so much that the mean measured on the float
+# model is no longer theirs, and correcting for it does harm.
+_LEAST_BITS_FOR_MEAN = 2
+
 
 def compile_model(
     model_path: Path | str,
@@ -304,7 +308,12 @@ def _quantize_unit(
         method,
         config.bits,
         merge_moments(moments) if moments else None,
-        correct_mean=len(unit) == 1 and layer.bias is not None,
+        correct_mean=(
+            method.corrects_mean
+            and config.bits >= _LEAST_BITS_FOR_MEAN
+            and len(unit) == 1
+            and layer.bias is not None
+        ),
     )
 
 

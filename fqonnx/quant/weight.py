@@ -12,7 +12,6 @@ from fqonnx.frames import Frame
 from fqonnx.quant.alphabet import MidRise
 from fqonnx.quant.rounding import coordinate_descent, damped, hessian_error, ldlq
 
-SWEEPS = 4
 # The bias takes the mean error away, so the mean need not count in the Hessian. With none of it
 # left, rows far from the mean (a class token) suffer: half was best on text and on images.
 MEAN_SHARE = 0.5
@@ -87,7 +86,7 @@ def quantize_weight(
     Args:
         weight: W (dim_in, dim_out), any float dtype; computed in float32.
         frame: A frame of R^dim_in.
-        method: Feedback and step search.
+        method: Feedback, step search and descent.
         bits: Bits a coefficient, 1 to 4.
         moments: Calibration moments; None takes H = I.
         correct_mean: Compute ``bias_shift``; needs moments that trust their mean.
@@ -106,7 +105,9 @@ def quantize_weight(
         frame_hessian = None
     quantized, step = _best_step(coeffs, frame_hessian, alphabet, method.step_multipliers)
     if frame_hessian is not None:
-        quantized = coordinate_descent(coeffs, quantized, frame_hessian, step, alphabet, SWEEPS)
+        quantized = coordinate_descent(
+            coeffs, quantized, frame_hessian, step, alphabet, method.sweeps
+        )
 
     codes = alphabet.codes(quantized, step)
     error = frame.synthesis((alphabet.values(codes, step) - coeffs).T.contiguous()).T
