@@ -29,7 +29,7 @@ unit: $(VENV)/.package
 	$(BIN)/pytest
 
 bench: $(VENV)/.package
-	$(BIN)/python tools/bench/matmul.py
+	$(BIN)/python tools/bench/matmul.py --markdown docs/speed.md
 
 quality: $(VENV)/.package
 	$(BIN)/python tools/quality.py

@@ -42,7 +42,8 @@ def pack_codes(codes: Bytes, bits: int, block_size: int) -> Bytes:
     padded[:, :num_vectors] = codes
     padded = padded.reshape(dim_out, blocks, block_size)
     if bits == 3:
-        return np.concatenate([_pack_plane(padded & 3, 2), _pack_plane(padded >> 2, 1)], axis=-1)
+        low, high = padded & np.uint8(3), padded >> np.uint8(2)
+        return np.concatenate([_pack_plane(low, 2), _pack_plane(high, 1)], axis=-1)
     return _pack_plane(padded, bits)
 
 
@@ -51,7 +52,7 @@ def unpack_codes(packed: Bytes, bits: int, num_vectors: int) -> Bytes:
     if bits == 3:
         low_bytes = packed.shape[-1] * 2 // 3
         low = _unpack_plane(packed[..., :low_bytes], 2)
-        codes = low | _unpack_plane(packed[..., low_bytes:], 1) << 2
+        codes = low | _unpack_plane(packed[..., low_bytes:], 1) << np.uint8(2)
     else:
         codes = _unpack_plane(packed, bits)
     return codes.reshape(len(packed), -1)[:, :num_vectors]
@@ -71,7 +72,8 @@ def _pack_plane(codes: Bytes, bits: int) -> Bytes:
     per_byte = 8 // bits
     groups = codes.reshape(*codes.shape[:-1], -1, per_byte)
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    return np.bitwise_or.reduce(groups << shifts, axis=-1)
+    packed: Bytes = np.bitwise_or.reduce(groups << shifts, axis=-1)
+    return packed
 
 
 def _unpack_plane(packed: Bytes, bits: int) -> Bytes:

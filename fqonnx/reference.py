@@ -33,7 +33,8 @@ def analysis_operator(
     operator[0] /= np.sqrt(2.0)
     for _ in range(power):
         operator = np.kron(operator, np.array([[1.0, 1.0], [1.0, -1.0]]) / np.sqrt(2.0))
-    return operator[:, :dim_in] * unpack_signs(signs_in, dim_in)
+    signed: Float = operator[:, :dim_in] * unpack_signs(signs_in, dim_in)
+    return signed
 
 
 def dequantized_coeffs(

@@ -50,12 +50,12 @@ class LinearLayer:
     @property
     def dim_in(self) -> int:
         """Rows of the weight."""
-        return int(self._tensor.shape[0])
+        return self._tensor.shape.numpy()[0]
 
     @property
     def dim_out(self) -> int:
         """Columns of the weight."""
-        return int(self._tensor.shape[1])
+        return self._tensor.shape.numpy()[1]
 
     @property
     def dtype(self) -> ir.DataType:
@@ -205,10 +205,10 @@ def _bias(node: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
     uses = output.uses()
     if output.is_graph_output() or len(uses) != 1:
         return None, None
-    add = uses[0].node
+    add, index = next(iter(uses))
     if (add.domain, add.op_type) != ("", "Add") or add.graph is not node.graph:
         return None, None
-    bias = add.inputs[1 - uses[0].idx]
+    bias = add.inputs[1 - index]
     tensor = constant(bias)
     weight = constant(node.inputs[1])
     if tensor is None or weight is None or tensor.dtype != weight.dtype:

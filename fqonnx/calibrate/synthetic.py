@@ -52,7 +52,7 @@ def table_rows(value: ir.Value) -> int | None:
         if node.op_type == "Gather" and use.idx == 1:
             table = ir.convenience.get_const_tensor(node.inputs[0]) if node.inputs[0] else None
             if table is not None and len(table.shape) >= 2:
-                return int(table.shape[node.attributes.get_int("axis", 0)])
+                return table.shape.numpy()[node.attributes.get_int("axis", 0)]
         elif node.op_type in _KEEPS_INDICES and use.idx == 0:
             rows = table_rows(node.outputs[0])
             if rows is not None:

@@ -19,21 +19,22 @@ from fqonnx.session import Session
 _FILE = click.Path(path_type=Path)
 
 
-class _Threshold(click.ParamType):
-    """METRIC=VALUE."""
-
-    name = "METRIC=VALUE"
-
-    def convert(
-        self, value: str, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, float]:
+def _thresholds(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> list[tuple[str, float]]:
+    """Parse METRIC=VALUE."""
+    parsed = []
+    for value in values:
         metric, _, number = value.partition("=")
         if metric not in THRESHOLD_METRICS:
-            self.fail(f"{value!r}: the metric is one of {', '.join(THRESHOLD_METRICS)}", param, ctx)
+            known = ", ".join(THRESHOLD_METRICS)
+            raise click.BadParameter(f"{value!r}: the metric is one of {known}", ctx, param)
         try:
-            return metric, float(number)
+            parsed.append((metric, float(number)))
         except ValueError:
-            self.fail(f"{value!r}: expected a number, as in cosine=0.9", param, ctx)
+            found = f"{value!r}: expected a number, as in cosine=0.9"
+            raise click.BadParameter(found, ctx, param) from None
+    return parsed
 
 
 @click.command("diff")
@@ -50,7 +51,8 @@ class _Threshold(click.ParamType):
 @click.option(
     "--fail-under",
     multiple=True,
-    type=_Threshold(),
+    metavar="METRIC=VALUE",
+    callback=_thresholds,
     help="Exit with 1 if an output is below: cosine=0.9 or sqnr_db=10. May be repeated.",
 )
 def diff_command(
@@ -59,7 +61,7 @@ def diff_command(
     inputs: str,
     mask_input: str | None,
     json_path: Path | None,
-    fail_under: tuple[tuple[str, float], ...],
+    fail_under: list[tuple[str, float]],
 ) -> None:
     """Run FLOAT and COMPILED on the same inputs and measure how far apart they are."""
     if json_path is not None:

@@ -34,7 +34,7 @@ class MidRise:
 
     def values(self, codes: Tensor, step: Tensor) -> Tensor:
         """Return the levels of ``codes``, in the dtype of ``step``."""
-        return (codes.to(step.dtype) - (2**self.bits - 1) / 2) * step
+        return (codes.to(step.dtype) - ((1 << self.bits) - 1) / 2) * step
 
     def nearest(self, coeffs: Tensor, step: Tensor) -> Tensor:
         """Return the level nearest to each coefficient."""

@@ -1,9 +1,6 @@
 """Time of one linear layer: float32 MatMul against FrameMatMul, both in stock ONNX Runtime.
 
-    python tools/bench/matmul.py [--markdown FILE]
-
-All models of a row run in one process, in turns; the table holds medians and their ratios. Frame
-transform and half-step term are part of the time.
+python tools/bench/matmul.py [--markdown docs/speed.md]
 """
 
 from __future__ import annotations
@@ -24,6 +21,21 @@ from fqonnx.frames import HadamardFrame
 from fqonnx.packing import choose_block_size, pack_signs
 from fqonnx.runtime_ops import FrameOpSpec, build_function
 
+PAGE = """\
+# Speed of one layer
+
+One linear layer in an unmodified ONNX Runtime, no library of ours: float32 `MatMul` against
+`FrameMatMul` by its function body (frame transform, `MatMulNBits` with int8 activations, half-step
+term; all are in the time). The models of a row run in one process, in turns; times are medians in
+µs, and in brackets stands how many times faster than float32 that is.
+
+At few rows float32 waits for memory, and its time is the machine's memory bandwidth on that day;
+the packed layer computes. The packed weights of this benchmark fit into the last-level cache, the
+float32 ones of the larger shapes do not, as in a model of many such layers.
+
+    make bench
+
+"""
 SHAPES = ((4096, 4096), (4096, 11008), (11008, 4096), (768, 3072))
 BATCHES = (1, 4, 16, 64, 256)
 BITS = (2, 3, 4)
@@ -103,9 +115,8 @@ def median_us(sessions: dict[str, ort.InferenceSession], x: np.ndarray) -> dict[
 def table(threads: int) -> str:
     names = [f"{bits}-bit" for bits in BITS]
     lines = [
-        f"{platform.processor() or platform.machine()}, {threads} threads, "
-        f"ONNX Runtime {ort.__version__}, {datetime.date.today()}. "
-        "Times in µs; in brackets, how many times faster than float32.",
+        f"{processor()}, {threads} threads, ONNX Runtime {ort.__version__}, "
+        f"{datetime.date.today()}:",
         "",
         "| dim_in × dim_out | rows of x | float32 | " + " | ".join(names) + " |",
         "|---|---|---|" + "---|" * len(names),
@@ -124,6 +135,18 @@ def table(threads: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+def processor() -> str:
+    """Return the name of the processor and what of it decides the speed."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return platform.machine()
+    lines = info.read_text().splitlines()
+    name = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "")
+    flags = next((x.split(":")[1].split() for x in lines if x.startswith("flags")), [])
+    found = [flag for flag in ("avx2", "avx512f", "avx512_vnni") if flag in flags]
+    return f"{name or platform.machine()} ({', '.join(found)})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -131,7 +154,7 @@ def main() -> None:
     arguments = parser.parse_args()
     text = table(arguments.threads)
     if arguments.markdown is not None:
-        arguments.markdown.write_text(text, encoding="utf-8")
+        arguments.markdown.write_text(PAGE + text, encoding="utf-8")
 
 
 if __name__ == "__main__":
