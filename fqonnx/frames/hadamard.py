@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from fqonnx.frames.base import Frame
 
 MAX_ODD = 63
-MAX_FACTOR = 64
+MAX_FACTOR = 48
 _LONE_FACTOR = 16
 
 
@@ -38,9 +38,9 @@ def hadamard_size(dim: int, redundancy: float = 1.0) -> int:
 def kronecker_orders(num_vectors: int) -> tuple[int, ...]:
     """Return the orders of the Kronecker factors of ``num_vectors``, the odd one first.
 
-    Each is at most `MAX_FACTOR`, and they are as even in size as can be. One factor does for the
-    smallest sizes and two up to 4096: every factor is a pass over the data, and its matrix is
-    part of a function body.
+    Each is at most `MAX_FACTOR`, or the odd part where that is larger, and they are as few and as
+    even in size as can be, but two from 17 upward: every factor is a pass over the data, and its
+    matrix is part of a function body.
 
     Raises:
         ValueError: The odd part is larger than `MAX_ODD`.
@@ -53,7 +53,7 @@ def kronecker_orders(num_vectors: int) -> tuple[int, ...]:
             f"{MAX_ODD}: use hadamard_size() to find a size"
         )
     count = 1 if num_vectors <= _LONE_FACTOR or power == 0 else 2
-    while max(orders := _split(odd, power, count)) > MAX_FACTOR:
+    while max(orders := _split(odd, power, count)) > max(MAX_FACTOR, odd):
         count += 1
     return orders
 

@@ -129,12 +129,13 @@ def test_a_transform_costs_n_log_n(dim: int, redundancy: float) -> None:
 def test_factors_are_as_few_as_the_limit_allows(odd: int, power: int) -> None:
     orders = kronecker_orders(odd << power)
     assert math.prod(orders) == odd << power
-    assert max(orders) <= MAX_FACTOR
+    limit = max(MAX_FACTOR, odd)
+    assert max(orders) <= limit
     if len(orders) == 1:
         assert odd << power <= 16 or power == 0
     if len(orders) > 2:  # one factor fewer would be too large, however the twos are spread
-        room = power - int(math.log2(MAX_FACTOR // odd))
-        assert room > (len(orders) - 2) * int(math.log2(MAX_FACTOR))
+        beside_odd = int(math.log2(limit // odd))
+        assert power > beside_odd + (len(orders) - 2) * int(math.log2(limit))
 
 
 @pytest.mark.parametrize("size", [67, 65, 2 * 67, 1024 * 101, 4097])
