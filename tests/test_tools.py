@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import docstrings
 import numpy as np
 import pytest
+
+import docstrings
 
 TOOLS = Path(__file__).parents[1] / "tools"
 
