@@ -76,7 +76,12 @@ class CompileConfig:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if self.bits not in (1, 2, 3, 4):
+        for name in ("include", "exclude"):
+            if isinstance(getattr(self, name), str):
+                raise ConfigError(name, "found a string", "Give a tuple of patterns")
+        if not (isinstance(self.seed, int) and 0 <= self.seed < 1 << 32):
+            raise ConfigError("seed", f"found {self.seed}, expected 0 to 2^32 − 1", "Try seed=0")
+        if self.bits not in (1, 2, 3, 4) or not isinstance(self.bits, int):
             raise ConfigError("bits", f"found {self.bits}, expected 1, 2, 3 or 4", "Try bits=2")
         if not 1.0 <= self.redundancy <= 16.0:
             raise ConfigError(

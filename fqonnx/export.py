@@ -9,8 +9,8 @@ import logging
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import onnx_ir as ir
 import torch
 
 from fqonnx.errors import ExportError
-from fqonnx.model_file import check_file, load_model, save_model
+from fqonnx.model_file import check_file, load_model, written_model
 from fqonnx.session import Session
 
 _TOLERANCE = 1e-3  # of the output's range: float32 on two runtimes, with room for float16
@@ -38,7 +38,8 @@ class ExportSource:
 
     Attributes:
         module: The model, in evaluation mode.
-        args: Example inputs, as ``module(*args)`` takes them.
+        args: Example inputs, as ``module(*args, **kwargs)`` takes them.
+        kwargs: More of them, by name.
         input_names: Names of the ONNX inputs.
         output_names: Names of the ONNX outputs.
         dynamic_shapes: As `torch.export.export` takes them; None fixes every dimension.
@@ -49,6 +50,7 @@ class ExportSource:
     input_names: Sequence[str] | None = None
     output_names: Sequence[str] | None = None
     dynamic_shapes: Any = None
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 def export_model(source: str | ExportSource, output_path: Path | str) -> float:
@@ -72,20 +74,15 @@ def export_model(source: str | ExportSource, output_path: Path | str) -> float:
         if isinstance(spec.module, torch.export.ExportedProgram)
         else spec.module
     )
-    with torch.no_grad():
-        expected = _flatten(callable_(*spec.args))
+    with torch.no_grad(), _reported(where, "the module fails on its example inputs"):
+        expected = _flatten(callable_(*spec.args, **spec.kwargs))
     with tempfile.TemporaryDirectory(prefix="fqonnx-") as folder:
         raw = Path(folder) / "model.onnx"
         _torch_export(spec, raw, where)
         model = load_model(raw)
         _finish(model, spec, where)
-        errors: list[float] = []
-        save_model(
-            model,
-            output_path,
-            lambda path: errors.append(_checked_error(path, spec, expected, where)),
-        )
-    return errors[0]
+        with written_model(model, output_path) as temporary:
+            return _checked_error(temporary, spec, expected, where)
 
 
 def _load(source: str) -> ExportSource:
@@ -98,17 +95,16 @@ def _load(source: str) -> ExportSource:
                 f"not readable as an exported program: {error}",
                 "Save it with torch.export.save",
             ) from error
-        if program.example_inputs is None or program.example_inputs[1]:
-            raise ExportError(
-                source,
-                "it has no positional example inputs",
-                "Export it with positional arguments only",
-            )
-        return ExportSource(program, tuple(program.example_inputs[0]))
+        if program.example_inputs is None:
+            raise ExportError(source, "it has no example inputs", "Export it with some")
+        args, kwargs = program.example_inputs
+        return ExportSource(program, tuple(args), kwargs=kwargs)
     module_name, separator, factory_name = source.partition(":")
     if not separator:
         raise ExportError(source, "expected module:factory or a .pt2 file", "See fqonnx export -h")
-    made = _factory(source, module_name, factory_name)()
+    factory = _factory(source, module_name, factory_name)
+    with _reported(source, "the factory fails"):
+        made = factory()
     if isinstance(made, ExportSource):
         return made
     if isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], torch.nn.Module):
@@ -127,16 +123,19 @@ def _factory(source: str, module_name: str, factory_name: str) -> Callable[[], A
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
+        module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ExportError(
             source, f"no module named {error.name!r}", "Run from its folder, or install it"
         ) from error
-    except AttributeError as error:
+    except Exception as error:  # whatever the module's code raises
+        raise _failure(source, f"module {module_name!r} cannot be imported", error) from error
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
         raise ExportError(
-            source, f"module {module_name!r} has no {factory_name!r}", "Check the name"
-        ) from error
-    return factory  # type: ignore[no-any-return]
+            source, f"module {module_name!r} has no function {factory_name!r}", "Check the name"
+        )
+    return factory
 
 
 def _torch_export(spec: ExportSource, path: Path, where: str) -> None:
@@ -150,6 +149,7 @@ def _torch_export(spec: ExportSource, path: Path, where: str) -> None:
                 spec.module,
                 spec.args,
                 str(path),
+                kwargs=dict(spec.kwargs),
                 dynamo=True,
                 external_data=True,
                 input_names=list(spec.input_names) if spec.input_names else None,
@@ -178,6 +178,10 @@ def _finish(model: ir.Model, spec: ExportSource, where: str) -> None:
             f"{len(spec.output_names)} output names for {len(outputs)} outputs",
             "Name each output once",
         )
+    inputs = {str(value.name) for value in model.graph.inputs}
+    for name in spec.output_names:
+        if name in inputs or list(spec.output_names).count(name) > 1:
+            raise ExportError(where, f"the output name {name!r} is taken", "Choose another")
     taken = ir.convenience.create_value_mapping(model.graph)
     for value, name in zip(outputs, spec.output_names, strict=True):
         other = taken.get(name)
@@ -189,7 +193,7 @@ def _finish(model: ir.Model, spec: ExportSource, where: str) -> None:
 def _checked_error(path: Path, spec: ExportSource, expected: list[np.ndarray], where: str) -> float:
     check_file(path, where)
     session = Session(path, where)
-    arrays = [np.asarray(arg) for arg in _flatten(spec.args)]
+    arrays = _flatten((spec.args, dict(spec.kwargs)))
     feed = dict(zip((value.name for value in session.inputs), arrays, strict=True))
     worst = 0.0
     for name, reference, found in zip(
@@ -213,4 +217,19 @@ def _checked_error(path: Path, spec: ExportSource, expected: list[np.ndarray], w
 
 def _flatten(value: Any) -> list[np.ndarray]:
     leaves = torch.utils._pytree.tree_leaves(value)
-    return [leaf.detach().cpu().numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    tensors = [leaf.detach().cpu() for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    return [(t.float() if t.dtype == torch.bfloat16 else t).numpy() for t in tensors]
+
+
+@contextlib.contextmanager
+def _reported(where: str, what: str) -> Iterator[None]:
+    """Report any failure of the user's own code as an ExportError."""
+    try:
+        yield
+    except Exception as error:
+        raise _failure(where, what, error) from error
+
+
+def _failure(where: str, what: str, error: Exception) -> ExportError:
+    line = (str(error).strip() or type(error).__name__).split("\n")[0][:300]
+    return ExportError(where, f"{what}: {line}", "Run it in Python to see where")

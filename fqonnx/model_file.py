@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import google.protobuf.message
 import onnx
 import onnx_ir as ir
 
-from fqonnx.errors import ModelError
+from fqonnx.errors import ConfigError, ModelError
 from fqonnx.session import model_bytes
 
 MIN_OPSET = 13
@@ -27,7 +28,10 @@ def load_model(path: Path) -> ir.Model:
             an opset below 13.
     """
     try:
-        model = ir.load(path)
+        proto = onnx.load(path, load_external_data=False)
+        model = ir.from_proto(proto)
+        sparse = len(proto.graph.sparse_initializer)
+        del proto
     except FileNotFoundError as error:
         raise ModelError(str(path), "no such file", "Check the path") from error
     except IsADirectoryError as error:
@@ -38,6 +42,10 @@ def load_model(path: Path) -> ir.Model:
         raise ModelError(
             str(path), f"not an ONNX model: {_first_line(error)}", "Export it again"
         ) from error
+    if sparse:
+        raise ModelError(
+            str(path), f"it has {sparse} sparse initializers", "Export it with dense weights"
+        )
     if not model.graph.outputs:
         raise ModelError(
             str(path), "not an ONNX model: its graph has no outputs", "Export it again"
@@ -51,21 +59,25 @@ def load_model(path: Path) -> ir.Model:
             "Convert it with onnx.version_converter.convert_version",
         )
     for graph in model.graphs():
+        ir.external_data.set_base_dir(graph, path.parent)
         for value in graph.initializers.values():
             if isinstance(tensor := value.const_value, ir.ExternalTensor):
                 _check_external(path, str(value.name), tensor)
     return model
 
 
-def save_model(model: ir.Model, path: Path, check: Callable[[Path], None]) -> None:
-    """Write a model under its name only when it is whole and ``check`` has passed.
+@contextmanager
+def written_model(model: ir.Model, path: Path) -> Iterator[Path]:
+    """Write a model under a temporary name; it gets its own only if the block ends without error.
 
     Models above 1 GiB get their weights in ``<name>.data`` beside them.
 
     Args:
         model: What to write.
         path: Where.
-        check: Called with the path of the finished temporary file; may raise.
+
+    Yields:
+        The path of the finished temporary file, for the checks that it must pass.
 
     Raises:
         ModelError: The folder cannot be written.
@@ -75,33 +87,71 @@ def save_model(model: ir.Model, path: Path, check: Callable[[Path], None]) -> No
         ir.external_data.load_to_model(model)
     folder = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-        temporary = folder / path.name
-        ir.save(model, temporary, external_data=external)
-        check(temporary)
-        if external is not None:
-            (folder / external).replace(path.parent / external)
-        temporary.replace(path)
-    except OSError as error:
-        raise ModelError(
-            str(path), f"cannot be written: {error}", "Choose another place with -o"
-        ) from error
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+            ir.save(model, folder / path.name, external_data=external)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        yield folder / path.name
+        try:
+            if external is not None:
+                (folder / external).replace(path.parent / external)
+            (folder / path.name).replace(path)
+        except OSError as error:
+            raise _unwritable(path, error) from error
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def check_file(path: Path, where: str) -> None:
-    """Run ONNX's full check and strict shape inference on a file.
+def _unwritable(path: Path, error: OSError) -> ModelError:
+    return ModelError(str(path), f"cannot be written: {error}", "Choose another place with -o")
+
+
+def output_files(path: Path) -> list[Path]:
+    """Return the files that `written_model` may write for a path."""
+    return [path, path.with_name(f"{path.name}.data")]
+
+
+def check_targets(targets: Sequence[Path], sources: Sequence[Path]) -> None:
+    """Refuse to write over what is read, before any work is done.
 
     Args:
-        path: The file.
-        where: What the error calls it.
+        targets: Files to be written.
+        sources: Files that are read.
 
     Raises:
-        ModelError: Either of them rejects the file.
+        ConfigError: A target is a folder, a source, or another target.
     """
+    for i, target in enumerate(targets):
+        if target.is_dir():
+            raise ConfigError(str(target), "it is a folder", "Name a file")
+        for other in (*sources, *targets[:i]):
+            same = target.resolve() == other.resolve()
+            if same or (target.exists() and other.exists() and target.samefile(other)):
+                raise ConfigError(
+                    str(target), f"writing it would destroy {other}", "Choose another name"
+                )
+
+
+def model_files(path: Path) -> list[Path]:
+    """Return the files of a model: itself and those of its external data.
+
+    Raises:
+        ModelError: As `load_model`.
+    """
+    locations = {
+        Path(tensor.path)
+        for graph in load_model(path).graphs()
+        for value in graph.initializers.values()
+        if isinstance(tensor := value.const_value, ir.ExternalTensor)
+    }
+    return [path, *sorted(locations)]
+
+
+def find_fault(path: Path) -> str | None:
+    """Run ONNX's full check and strict shape inference on a file; return what they say, if any."""
     try:
         onnx.checker.check_model(str(path), full_check=True)
         with tempfile.TemporaryDirectory(prefix="fqonnx-") as folder:
@@ -109,22 +159,29 @@ def check_file(path: Path, where: str) -> None:
                 str(path), str(Path(folder) / "inferred.onnx"), check_type=True, strict_mode=True
             )
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ModelError(
-            where,
-            f"onnx.checker rejects it: {_first_line(error)}",
-            "Run onnx.checker.check_model on the float model; if that passes, please report this",
-        ) from error
+        return _first_line(error)
+    return None
+
+
+def check_file(path: Path, where: str) -> None:
+    """Raise where `find_fault` finds one.
+
+    Args:
+        path: The file.
+        where: What the error calls it.
+
+    Raises:
+        ModelError: The file is not valid ONNX.
+    """
+    fault = find_fault(path)
+    if fault is not None:
+        hint = "Please report this with the model that it was made from"
+        raise ModelError(where, f"onnx.checker rejects it: {fault}", hint)
 
 
 def file_bytes(path: Path) -> int:
     """Return the size of a model with all of its external data."""
-    locations = {
-        tensor.location
-        for graph in ir.load(path).graphs()
-        for value in graph.initializers.values()
-        if isinstance(tensor := value.const_value, ir.ExternalTensor)
-    }
-    return path.stat().st_size + sum((path.parent / name).stat().st_size for name in locations)
+    return sum(file.stat().st_size for file in model_files(path))
 
 
 def _use_default_domain(model: ir.Model) -> None:
@@ -132,9 +189,10 @@ def _use_default_domain(model: ir.Model) -> None:
     version = model.graph.opset_imports.pop("ai.onnx", None)
     if version is not None:
         model.graph.opset_imports[""] = version
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        if node.domain == "ai.onnx":
-            node.domain = ""
+    for graph in model.graphs():
+        for node in graph:
+            if node.domain == "ai.onnx":
+                node.domain = ""
 
 
 def _check_external(path: Path, name: str, tensor: ir.ExternalTensor) -> None:

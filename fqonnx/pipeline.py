@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +29,16 @@ from fqonnx.config import METHODS, CompileConfig, Method
 from fqonnx.diff import compare_models
 from fqonnx.errors import ConfigError, ModelError
 from fqonnx.frames import Frame, HadamardFrame, IdentityFrame
-from fqonnx.model_file import check_file, file_bytes, load_model, save_model
+from fqonnx.model_file import (
+    check_file,
+    check_targets,
+    file_bytes,
+    find_fault,
+    load_model,
+    model_files,
+    output_files,
+    written_model,
+)
 from fqonnx.passes import (
     FoldWeightsPass,
     InlineFrameOpsPass,
@@ -39,6 +50,7 @@ from fqonnx.passes import (
     Unquantized,
     VerifyPass,
 )
+from fqonnx.passes.select_weights import NOT_INCLUDED
 from fqonnx.passes.verify import graph_signature
 from fqonnx.progress import Track, silent
 from fqonnx.quant import Moments, QuantizedWeight, quantize_weight
@@ -91,25 +103,28 @@ def compile_model(
     _check_device(config.device)
 
     with _timed(timing, "load_s"):
+        check_targets(output_files(output_path), [*model_files(model_path), Path(calibration)])
         model = load_model(model_path)
-        if output_path.exists() and output_path.samefile(model_path):
-            raise ConfigError(
-                str(output_path), "the output is the input", "Choose another name with -o"
+        float_fault = find_fault(model_path)
+        if float_fault is not None:
+            warnings.append(
+                "the compiled file is not checked, since the float model does not pass "
+                f"onnx.checker either: {float_fault}"
             )
         float_session = Session(model_path, str(model_path))
         inputs = float_session.inputs
         mask_input = find_mask_input(inputs, config.mask_input)
         signature = graph_signature(model)
         used, compared = _samples(str(calibration), model, float_session, config, warnings)
-        selected = _select(model, config)
+        selected = _select(model, config, warnings)
         if not selected.layers:
             warnings.append("no layer was quantized: the report says why for each node")
 
     quantized, failed = _quantize(
-        model, selected.layers, used, mask_input, config, timing, track, str(model_path)
+        model, selected.layers, used, mask_input, config, timing, warnings, track, str(model_path)
     )
 
-    with _timed(timing, "write_s"):
+    with _timed(timing, "rewrite_s"):
         rewrite = QuantizeWeightsPass(quantized, contrib=config.lowering != "onnx")
         rewrite(model)
         VerifyPass(signature)(model)
@@ -117,17 +132,30 @@ def compile_model(
         model.metadata_props["fqonnx.options"] = json.dumps(dataclasses.asdict(config))
         if config.lowering == "stock":
             InlineFrameOpsPass()(model)
-        save_model(model, output_path, lambda path: check_file(path, str(output_path)))
 
-    with _timed(timing, "compare_s"):
-        outputs = compare_models(
-            float_session,
-            Session(output_path, str(output_path)),
-            compared.feeds,
-            compiled_path=output_path,
-            mask_input=mask_input,
-            track=track,
-        )
+    with written_model(model, output_path) as temporary:
+        with _timed(timing, "write_s"):
+            if float_fault is None:
+                check_file(temporary, str(output_path))
+        with _timed(timing, "compare_s"):
+            compiled_session = Session(temporary, str(output_path))
+            outputs = compare_models(
+                float_session,
+                compiled_session,
+                compared.feeds,
+                compiled_path=output_path,
+                mask_input=mask_input,
+                track=track,
+            )
+    compared_names = {output.name for output in outputs}
+    for name in float_session.output_names:
+        if name not in compared_names:
+            warnings.append(f"output {name!r} is not a tensor of numbers and was not compared")
+    warnings += [
+        f"output {output.name!r} is NaN or infinite in one of the models"
+        for output in outputs
+        if not math.isfinite(output.cosine)
+    ]
     timing["total_s"] = time.perf_counter() - start
 
     layers = [
@@ -162,9 +190,9 @@ def compile_model(
 
 def _check_device(device: str) -> None:
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
-        raise ConfigError(
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(  # torch asserts that it was built with CUDA
             "device",
             f"torch {torch.__version__} cannot use {device!r}",
             "Use cpu, or install a torch that has the device",
@@ -189,7 +217,7 @@ def _samples(
     compared = synthetic_samples(model, inputs, num_samples=32, seed=config.seed + 1)
     if calibration == "none":
         warnings.append(
-            "no calibration: errors are far larger than with data; "
+            "no calibration: errors are usually far larger than with data; "
             "the models are compared on synthetic inputs"
         )
         return None, compared
@@ -200,22 +228,39 @@ def _samples(
     return synthetic_samples(model, inputs, seed=config.seed), compared
 
 
-def _select(model: ir.Model, config: CompileConfig) -> SelectWeightsPass:
-    ShapeInferencePass()(model)  # types of values behind nodes that ONNX cannot infer
+def _select(model: ir.Model, config: CompileConfig, warnings: list[str]) -> SelectWeightsPass:
+    _infer_types(model)
     FoldWeightsPass()(model)
     NormalizeLinearPass()(model)
     selected = SelectWeightsPass(config.include, config.exclude)
     selected(model)
     if config.include and not selected.layers:
-        names = [kept.name for kept in selected.kept if kept.reason.startswith("no --include")]
+        others = [kept for kept in selected.kept if kept.reason != NOT_INCLUDED]
+        names = [kept.name for kept in selected.kept if kept.reason == NOT_INCLUDED]
         raise ConfigError(
             "--include",
-            f"no layer matches {', '.join(config.include)}",
-            f"Layers are, for example, {', '.join(names[:3])}"
+            f"no layer that matches {', '.join(config.include)} can be quantized",
+            f"Layers that can be are, for example, {', '.join(names[:3])}"
             if names
-            else "fqonnx inspect shows why no layer of this model can be quantized",
+            else "; ".join(f"{kept.name}: {kept.reason}" for kept in others[:3])
+            or "No node of this model has a weight",
         )
+    warnings += [f"pattern {pattern!r} matches no layer" for pattern in selected.unmatched]
     return selected
+
+
+def _infer_types(model: ir.Model) -> None:
+    """Infer types of inner values; those that the graph declares for its outputs stay."""
+    declared = [(value, value.type, value.shape) for value in model.graph.outputs]
+    logger = logging.getLogger("onnx_ir")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # it logs a traceback where inference fails and goes on
+    try:
+        ShapeInferencePass()(model)
+    finally:
+        logger.setLevel(level)
+    for value, type_, shape in declared:
+        value.type, value.shape = type_, shape
 
 
 def _quantize(
@@ -225,6 +270,7 @@ def _quantize(
     mask_input: str | None,
     config: CompileConfig,
     timing: dict[str, float],
+    warnings: list[str],
     track: Track,
     where: str,
 ) -> tuple[list[Replacement], list[Unquantized]]:
@@ -246,18 +292,41 @@ def _quantize(
                     track=track,
                     where=where,
                 )
+                warnings += _scarce(group, moments)
         with _timed(timing, "quantize_s"):
             for unit in track(group, "Quantizing"):
-                parts = [moments[str(layer.x.name)] for layer in unit] if moments else []
+                parts = [moments[n] for n in (str(x.x.name) for x in unit) if n in moments]
+                if samples is not None and not parts:
+                    failed += [
+                        _kept(layer, "no calibration sample has a row for it") for layer in unit
+                    ]
+                    continue
                 try:
                     quantized = _quantize_unit(unit, parts, method, config, seed=len(done))
                     done.append(Replacement(unit, quantized))
                 except OverflowError as error:
-                    failed += [
-                        Unquantized(x.name, x.op_type, (x.dim_in, x.dim_out), str(error))
-                        for x in unit
-                    ]
+                    failed += [_kept(layer, str(error)) for layer in unit]
     return done, failed
+
+
+def _kept(layer: LinearLayer, reason: str) -> Unquantized:
+    return Unquantized(layer.name, layer.op_type, (layer.dim_in, layer.dim_out), reason)
+
+
+def _scarce(units: Sequence[tuple[LinearLayer, ...]], moments: dict[str, Moments]) -> Iterator[str]:
+    """Warn where calibration rows are fewer than the dimensions that they are to describe."""
+    scarce = {
+        layer.name: (found.count, layer.dim_in)
+        for unit in units
+        for layer in unit
+        if (found := moments.get(str(layer.x.name))) and found.count < layer.dim_in
+    }
+    if scarce:
+        name, (count, dim_in) = next(iter(scarce.items()))
+        yield (
+            f"few calibration rows for {len(scarce)} layers, {count} for the {dim_in} inputs of "
+            f"{name!r} for one: their output_rel_error is too low, and more samples would help"
+        )
 
 
 def _by_weight(layers: Sequence[LinearLayer]) -> list[tuple[LinearLayer, ...]]:

@@ -98,6 +98,11 @@ class Session:
         return [value.name for value in self._session.get_outputs()]
 
     @property
+    def numeric_outputs(self) -> list[str]:
+        """The names of the outputs that are tensors of numbers or booleans."""
+        return [v.name for v in self._session.get_outputs() if v.type in _NUMPY_TYPES]
+
+    @property
     def providers(self) -> list[str]:
         """The execution providers that the session really uses."""
         return list(self._session.get_providers())
@@ -120,10 +125,11 @@ class Session:
 
 
 def model_bytes(model: ir.Model) -> int:
-    """Return the bytes of all initializers of the main graph."""
+    """Return the bytes of all initializers, those of subgraphs included."""
     return sum(
         value.const_value.nbytes
-        for value in model.graph.initializers.values()
+        for graph in model.graphs()
+        for value in graph.initializers.values()
         if value.const_value is not None
     )
 

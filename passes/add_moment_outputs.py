@@ -25,8 +25,9 @@ class AddMomentOutputsPass(ir.passes.InPlacePass):
     Args:
         values: Names of activations, and their last dimension.
         mask_input: Name of a graph input whose zeros mark padding. Rows of an activation count
-            where the mask is not zero, if the activation has as many rows as the mask has
-            entries (decided at run time); else all do.
+            where the mask is not zero, if the activation is (batch, length, dim) of a mask
+            (batch, length), or (length, batch, dim) by the names of its axes, or (rows, dim) with
+            one row for each entry of the mask; else all count. Sizes are compared at run time.
     """
 
     def __init__(self, values: Sequence[tuple[str, int]], mask_input: str | None = None) -> None:
@@ -59,7 +60,7 @@ class AddMomentOutputsPass(ir.passes.InPlacePass):
 def _moments(tape: Tape, x: ir.Value, dim: int, mask: ir.Value | None, prefix: str) -> ir.Value:
     rows = tape.op("Reshape", [x, _ints(tape, -1, dim)])
     rows = tape.op("Cast", [rows], {"to": ir.DataType.FLOAT})
-    counts = _counts(tape, rows, mask, prefix)
+    counts = _counts(tape, x, rows, mask, prefix)
     if mask is not None:  # not a product: padding may hold NaN or infinity
         rows = tape.op("Where", [counts, rows, _constant(tape, np.float32(0))])
     ones = tape.op("Cast", [counts], {"to": ir.DataType.FLOAT})
@@ -67,13 +68,25 @@ def _moments(tape: Tape, x: ir.Value, dim: int, mask: ir.Value | None, prefix: s
     return tape.op("MatMul", [tape.op("Transpose", [augmented], {"perm": [1, 0]}), augmented])
 
 
-def _counts(tape: Tape, rows: ir.Value, mask: ir.Value | None, prefix: str) -> ir.Value:
+def _counts(
+    tape: Tape, x: ir.Value, rows: ir.Value, mask: ir.Value | None, prefix: str
+) -> ir.Value:
     """Return which rows count, bool (rows, 1)."""
     first = tape.op("Slice", [tape.op("Shape", [rows]), _ints(tape, 0), _ints(tape, 1)])
     shape = tape.op("Concat", [first, _ints(tape, 1)], {"axis": 0})
     if mask is None:
         return tape.op("Expand", [_constant(tape, np.bool_(True)), shape])
-    fits = tape.op("Equal", [tape.op("Squeeze", [first]), tape.op("Size", [mask])])
+    if _is_sequence_first(x, mask):
+        mask = tape.op("Transpose", [mask], {"perm": [1, 0]})
+    if x.shape is not None and len(x.shape) == 3:
+        batch = tape.op("Slice", [tape.op("Shape", [x]), _ints(tape, 0), _ints(tape, 2)])
+        same = tape.op("Equal", [batch, tape.op("Shape", [mask])])
+        smallest = tape.op(
+            "ReduceMin", [tape.op("Cast", [same], {"to": ir.DataType.INT32})], {"keepdims": 0}
+        )
+        fits = tape.op("Cast", [smallest], {"to": ir.DataType.BOOL})
+    else:
+        fits = tape.op("Equal", [tape.op("Squeeze", [first]), tape.op("Size", [mask])])
 
     def from_mask(branch: Tape) -> ir.Value:
         entries = branch.op("Reshape", [mask, _ints(branch, -1, 1)])
@@ -87,6 +100,14 @@ def _counts(tape: Tape, rows: ir.Value, mask: ir.Value | None, prefix: str) -> i
         for name, build in (("then_branch", from_mask), ("else_branch", all_true))
     }
     return tape.op("If", [fits], branches)
+
+
+def _is_sequence_first(x: ir.Value, mask: ir.Value) -> bool:
+    """Whether x is (length, batch, dim) of a mask (batch, length), by the names of their axes."""
+    if x.shape is None or mask.shape is None or len(x.shape) != 3 or len(mask.shape) != 2:
+        return False
+    length, batch = x.shape[0], x.shape[1]
+    return (length, batch) == (mask.shape[1], mask.shape[0]) != (batch, length)
 
 
 def _branch(build: Callable[[Tape], ir.Value], prefix: str) -> ir.Graph:

@@ -8,6 +8,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+DERIVED_FROM = "fqonnx.derived_from"  # in Value.meta: the initializer of the user's file
+
 
 def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
     """Return the tensor of an initializer that no caller can replace, else None."""
@@ -90,7 +92,9 @@ def derive_initializer(
         shape=ir.Shape(shape),
         name=name,
     )
-    return add_initializer(graph, name, lazy)
+    value = add_initializer(graph, name, lazy)
+    value.meta[DERIVED_FROM] = source.meta.get(DERIVED_FROM, source.name)
+    return value
 
 
 def remove_if_unused(graph: ir.Graph, value: ir.Value) -> None:

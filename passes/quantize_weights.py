@@ -93,7 +93,7 @@ class QuantizeWeightsPass(ir.passes.InPlacePass):
             spec.attributes(),
             domain=DOMAIN,
             overload=spec.overload,
-            name=layer.node.name,
+            name=layer.node.name or layer.name,
             metadata_props=dict(layer.node.metadata_props),
             output=ir.Value(name=names.fresh(f"{output.name}.quantized")),
         )

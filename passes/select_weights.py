@@ -10,7 +10,7 @@ from itertools import chain, count
 
 import onnx_ir as ir
 
-from fqonnx.passes.constants import constant
+from fqonnx.passes.constants import DERIVED_FROM, constant
 from fqonnx.passes.fold_weights import FOLDED
 from fqonnx.passes.normalize_linear import ORIGINAL_OP_TYPE
 from fqonnx.runtime_ops import DOMAIN
@@ -18,6 +18,7 @@ from fqonnx.runtime_ops import DOMAIN
 MIN_WEIGHTS = 1024
 _DTYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 _LINEAR = ("MatMul", "Gemm")
+NOT_INCLUDED = "no --include pattern matches"
 
 
 @dataclass(frozen=True)
@@ -104,17 +105,20 @@ class SelectWeightsPass(ir.passes.InPlacePass):
         self.exclude = tuple(exclude)
         self.layers: list[LinearLayer] = []
         self.kept: list[Unquantized] = []
+        self.unmatched: list[str] = []  # patterns that match no node with a weight
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fill ``layers`` and ``kept``, both in graph order."""
         self.layers, self.kept = [], []
+        self.unmatched = [*self.include, *self.exclude]
         taken_names: set[str] = set()
         for node, place in _all_nodes(model):
             if not _is_weighted(node):
                 continue
             name = layer_name(node, taken_names)
             taken_names.add(name)
-            reason = place or self._reason(node, name)
+            not_wanted = self._not_wanted(node, name)
+            reason = place or self._reason(node, name) or not_wanted
             if reason is None:
                 self.layers.append(_layer(node, name))
             else:
@@ -152,12 +156,18 @@ class SelectWeightsPass(ir.passes.InPlacePass):
             return "the Gemm could not be rewritten as MatMul"
         if tensor.size < MIN_WEIGHTS:
             return f"{tensor.size} weights, fewer than {MIN_WEIGHTS}: the bytes are not worth it"
-        names = (name, node.name or "", weight.name or "")
-        if self.include and not _matches(names, self.include):
-            return "no --include pattern matches"
-        if _matches(names, self.exclude):
-            return "an --exclude pattern matches"
         return None
+
+    def _not_wanted(self, node: ir.Node, name: str) -> str | None:
+        """Return why a user does not want a node quantized, and note the patterns that match."""
+        names = {name, node.name or ""}
+        for value in node.inputs:
+            if value is not None and value.is_initializer():
+                names |= {str(value.name), str(value.meta.get(DERIVED_FROM, value.name))}
+        self.unmatched = [p for p in self.unmatched if not any(_match(n, p) for n in names)]
+        if self.include and not _matches(names, self.include):
+            return NOT_INCLUDED
+        return "an --exclude pattern matches" if _matches(names, self.exclude) else None
 
 
 def _all_nodes(model: ir.Model) -> Iterator[tuple[ir.Node, str | None]]:
@@ -249,5 +259,9 @@ def _module_path(node: ir.Node) -> list[str]:
     return [path] if isinstance(path, str) and path else []
 
 
-def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+def _matches(names: Collection[str], patterns: Sequence[str]) -> bool:
+    return any(_match(name, pattern) for name in names for pattern in patterns)
+
+
+def _match(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatchcase(name, pattern)  # a name may hold brackets

@@ -75,7 +75,7 @@ def test_module_factory_and_pt2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert Path("plain.onnx").is_file()
     with pytest.raises(ExportError, match="returned int, expected"):
         export_model("my_models:wrong", "wrong.onnx")
-    with pytest.raises(ExportError, match="has no 'absent'"):
+    with pytest.raises(ExportError, match="has no function 'absent'"):
         export_model("my_models:absent", "absent.onnx")
 
     source = tagger()
@@ -120,3 +120,44 @@ def test_file_that_differs_from_torch_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="differs from PyTorch's"):
         export_model(ExportSource(Noisy(), (torch.ones(3),)), tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").exists()
+
+
+class WithKeywords(torch.nn.Module):
+    def forward(self, x: torch.Tensor, *, scale: torch.Tensor) -> torch.Tensor:
+        return x * scale
+
+
+def test_keyword_inputs(tmp_path: Path) -> None:
+    source = ExportSource(WithKeywords(), (torch.ones(3),), kwargs={"scale": torch.full((3,), 2.0)})
+    assert export_model(source, tmp_path / "m.onnx") == 0.0
+
+
+@pytest.mark.parametrize("names", [["x"], ["y", "y"]])
+def test_output_name_that_is_taken(names: list[str], tmp_path: Path) -> None:
+    module = torch.nn.Linear(4, 4) if len(names) == 1 else Tagger()
+    args = (torch.ones(1, 4),) if len(names) == 1 else (torch.zeros(1, 3, dtype=torch.int64),)
+    source = ExportSource(module.eval(), args, input_names=["x"], output_names=names)
+    with pytest.raises(ExportError, match="is taken"):
+        export_model(source, tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("def f(:", "cannot be imported"),
+        ("def f():\n    raise OSError('no weights')\n", "the factory fails: no weights"),
+        ("f = 3\n", "has no function 'f'"),
+        (
+            "import torch\ndef f():\n    return torch.nn.Linear(2, 2), (torch.ones(3),)\n",
+            "the module fails on its example inputs",
+        ),
+    ],
+)
+def test_failures_of_the_users_code_are_errors(
+    content: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"broken_{abs(hash(content))}"
+    (tmp_path / f"{name}.py").write_text(content)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ExportError, match=message):
+        export_model(f"{name}:f", tmp_path / "m.onnx")

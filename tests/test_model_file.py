@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 import fqonnx.model_file
 from fqonnx.errors import ModelError
-from fqonnx.model_file import check_file, file_bytes, load_model, save_model
+from fqonnx.model_file import check_file, file_bytes, load_model, written_model
 from fqonnx.session import Session
 from support import model_from_text
 
@@ -86,10 +87,10 @@ def test_folder(tmp_path: Path) -> None:
 
 
 def test_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionError("denied")
 
-    monkeypatch.setattr(ir, "load", refuse)
+    monkeypatch.setattr(onnx, "load", refuse)
     assert "not readable: denied" in rejected(tmp_path / "model.onnx")
 
 
@@ -234,6 +235,11 @@ def test_external_data_of_a_subgraph_that_is_missing(tmp_path: Path) -> None:
 
 
 # Saving.
+
+
+def save_model(model: ir.Model, path: Path, check: Callable[[Path], None]) -> None:
+    with written_model(model, path) as temporary:
+        check(temporary)
 
 
 def test_model_is_saved(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 
 from fqonnx import CompileConfig, ConfigError, DataError, ModelError, compile_model
-from support import mlp_model
+from support import mlp_model, model_from_text
 
 MLP_LAYERS = 3
 
@@ -190,7 +190,7 @@ def test_model_without_linear_layers_stays_as_it_is(tmp_path: Path) -> None:
 
 def test_errors_leave_no_output(mlp: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "folder" / "out.onnx"
-    with pytest.raises(ConfigError, match="no layer matches nothing"):
+    with pytest.raises(ConfigError, match="no layer that matches nothing"):
         compile_model(mlp, out, CompileConfig(include=("nothing",)), calibration=data)
     with pytest.raises(DataError, match="no such file"):
         compile_model(mlp, out, calibration=tmp_path / "absent.npz")
@@ -212,7 +212,7 @@ def test_nan_weight_is_named(data: Path, tmp_path: Path) -> None:
 
 def test_output_must_not_be_the_input(mlp: Path) -> None:
     before = mlp.read_bytes()
-    with pytest.raises(ConfigError, match="the output is the input"):
+    with pytest.raises(ConfigError, match="would destroy"):
         compile_model(mlp, mlp)
     assert mlp.read_bytes() == before
 
@@ -247,3 +247,110 @@ def test_float16_model(data: Path, tmp_path: Path) -> None:
     report = compile_model(path, out, CompileConfig(bits=4), calibration=half)
     assert report.outputs[0].cosine > 0.99
     assert run(out, half).dtype == np.float16
+
+
+def linear_model(declared: str, tmp_path: Path, *, output: str = "y = MatMul(x, w)") -> Path:
+    text = f"""
+    <ir_version: 10, opset_import: ["": 20]>
+    g (float[n, 64] x) => ({declared}) {{ {output} }}
+    """
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((64, 96)).astype(np.float32)
+    path = tmp_path / "linear.onnx"
+    ir.save(model_from_text(text, w=weight), path)
+    return path
+
+
+@pytest.mark.parametrize("declared", ["float[a, c] y", "float[n, 96] y", "float[?, ?] y"])
+def test_declared_outputs_stay_as_they_are(declared: str, data: Path, tmp_path: Path) -> None:
+    path, out = linear_model(declared, tmp_path), tmp_path / "out.onnx"
+    compile_model(path, out, calibration=data)
+    first, second = (onnx.load(p).graph.output[0] for p in (path, out))
+    assert first == second
+
+
+def test_nothing_that_is_read_is_written_over(mlp: Path, data: Path, tmp_path: Path) -> None:
+    ir.save(ir.load(mlp), tmp_path / "e.onnx", external_data="e.onnx.data", size_threshold_bytes=0)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for model, output in (
+        (mlp, data),
+        (tmp_path / "e.onnx", tmp_path / "e.onnx.data"),
+        (tmp_path / "e.onnx", tmp_path / "e.onnx"),
+    ):
+        with pytest.raises(ConfigError, match="would destroy"):
+            compile_model(model, output, calibration=data)
+    with pytest.raises(ConfigError, match="it is a folder"):
+        compile_model(mlp, tmp_path, calibration=data)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_output_that_is_no_number_is_not_compared(data: Path, tmp_path: Path) -> None:
+    path = linear_model(
+        "float[n, 96] y, string[n, 96] s", tmp_path, output="y = MatMul(x, w) s = Cast<to = 8>(y)"
+    )
+    report = compile_model(path, tmp_path / "out.onnx", calibration=data)
+    assert [output.name for output in report.outputs] == ["y"]
+    assert any("'s' is not a tensor of numbers" in warning for warning in report.warnings)
+
+
+def test_failure_of_the_comparison_leaves_the_old_file(
+    mlp: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.onnx"
+    out.write_text("old")
+
+    def fail(*_: object, **__: object) -> None:
+        raise ModelError("model", "fails", "Try")
+
+    monkeypatch.setattr("fqonnx.pipeline.compare_models", fail)
+    with pytest.raises(ModelError, match="fails"):
+        compile_model(mlp, out, calibration=data)
+    assert out.read_text() == "old"
+
+
+def test_tiny_weight_stays_float_with_a_reason(data: Path, tmp_path: Path) -> None:
+    model = mlp_model()
+    weight = model.graph.initializers["w2"]
+    weight.const_value = ir.tensor(weight.const_value.numpy() * np.float32(1e-9), name="w2")
+    path = tmp_path / "tiny.onnx"
+    ir.save(model, path)
+    report = compile_model(path, tmp_path / "out.onnx", calibration=data)
+    layer = next(layer for layer in report.layers if layer.name == "second")
+    assert layer.status == "float"
+    assert "too small" in (layer.reason or "")
+
+
+def test_few_samples_are_no_worse_than_none_and_warn(tmp_path: Path) -> None:
+    # White inputs: a second moment of 40 rows says nothing of the next row.
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((512, 64)).astype(np.float32)
+    text = """
+    <ir_version: 10, opset_import: ["": 20]>
+    g (float[n, 512] x) => (float[n, 64] y) { y = MatMul(x, w) }
+    """
+    path = tmp_path / "m.onnx"
+    ir.save(model_from_text(text, w=weight), path)
+    few, fresh = tmp_path / "few.npz", tmp_path / "fresh.npz"
+    np.savez(few, x=rng.standard_normal((40, 512)).astype(np.float32))
+    np.savez(fresh, x=rng.standard_normal((400, 512)).astype(np.float32))
+    errors = {}
+    for calibration in (few, "none"):
+        out = tmp_path / "out.onnx"
+        report = compile_model(path, out, CompileConfig(lowering="onnx"), calibration=calibration)
+        errors[calibration] = np.linalg.norm(run(out, fresh) - run(path, fresh))
+        warned = any("few calibration rows" in warning for warning in report.warnings)
+        assert warned == (calibration == few)
+    assert errors[few] <= 1.02 * errors["none"]
+
+
+def test_names_with_brackets_and_patterns_that_match_nothing(data: Path, tmp_path: Path) -> None:
+    model = mlp_model()
+    next(node for node in model.graph if node.name == "second").name = "blocks[0].lin"
+    path, out = tmp_path / "m.onnx", tmp_path / "out.onnx"
+    ir.save(model, path)
+    report = compile_model(path, out, CompileConfig(include=("blocks[0].lin",)), calibration=data)
+    assert [x.name for x in report.layers if x.status == "quantized"] == ["blocks[0].lin"]
+    report = compile_model(path, out, CompileConfig(include=("w1",)), calibration=data)
+    assert [x.name for x in report.layers if x.status == "quantized"] == ["first"]
+    report = compile_model(path, out, CompileConfig(exclude=("tpyo*",)), calibration=data)
+    assert any("'tpyo*' matches no layer" in warning for warning in report.warnings)

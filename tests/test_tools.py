@@ -1,4 +1,4 @@
-"""The scripts that make the figures in the documents still run."""
+"""The scripts that make the figures in the documents start, and their parts work."""
 
 from __future__ import annotations
 

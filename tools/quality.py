@@ -4,7 +4,7 @@
 
 Without files the text is sentences from the docstrings of Python's standard library, which
 everybody has. With files it is their lines of more than 80 characters, headings left out: the
-README's table has 96 lines of WikiText-2's valid.txt for calibration and 128 of test.txt.
+README's table has 96 lines of WikiText-2's valid.txt for calibration and 128 of its test.txt.
 """
 
 from __future__ import annotations

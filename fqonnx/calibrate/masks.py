@@ -20,7 +20,7 @@ def find_mask_input(inputs: Sequence[InputInfo], requested: str | None = None) -
         requested: A name that a user gave; it wins.
 
     Raises:
-        DataError: There is no input of the requested name.
+        DataError: There is no input of the requested name, or it is of a float type.
     """
     names = [value.name for value in inputs]
     if requested is not None:
@@ -30,6 +30,17 @@ def find_mask_input(inputs: Sequence[InputInfo], requested: str | None = None) -
                 f"the model has no input {requested!r}; it has {', '.join(names)}",
                 "Name one of them",
             )
+        dtype = inputs[names.index(requested)].dtype
+        if dtype.kind == "f":  # 0 to keep and −∞ to drop, or 1 and 0: the type does not tell
+            raise DataError(
+                "--mask-input",
+                f"input {requested!r} is {dtype}, expected integers or booleans",
+                "Leave padding out of the samples instead",
+            )
         return requested
-    found = [v.name for v in inputs if len(v.shape) == 2 and _MASK_NAME.search(v.name)]
+    found = [
+        value.name
+        for value in inputs
+        if len(value.shape) == 2 and value.dtype.kind != "f" and _MASK_NAME.search(value.name)
+    ]
     return found[0] if len(found) == 1 else None

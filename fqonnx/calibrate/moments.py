@@ -43,6 +43,9 @@ def collect_moments(
         track: Progress.
         where: What error messages call the model.
 
+    Returns:
+        Moments by name; an activation that has no rows at all is left out.
+
     Raises:
         ModelError: The model does not run on the samples.
         DataError: An activation is not finite, or the mask leaves no row of it.
@@ -55,10 +58,12 @@ def collect_moments(
     sums = [np.zeros((dim + 1, dim + 1)) for _, dim in values]
     for feed in track(samples.feeds, "Calibrating"):
         for total, batch in zip(sums, session.run(feed, adder.output_names), strict=True):
-            total += batch
+            with np.errstate(invalid="ignore"):
+                total += batch
     return {
         name: _moments(name, total, samples.is_real, device)
         for (name, _), total in zip(values, sums, strict=True)
+        if mask_input is not None or total[-1, -1] != 0
     }
 
 
@@ -67,8 +72,8 @@ def _moments(name: str, total: np.ndarray, is_real: bool, device: str) -> Moment
     if not np.isfinite(total).all():
         raise DataError(
             f"activation {name!r}",
-            "it is NaN or infinite on the calibration samples",
-            "Check that the float model gives finite outputs on them",
+            "it is not finite on the calibration samples, or its squares are beyond float32",
+            "Check the float model on them, or keep the layer float with --exclude",
         )
     if count == 0:
         raise DataError(

@@ -25,6 +25,9 @@ class _Group(click.Group):
         except FqonnxError as error:
             print_error(str(error))
             sys.exit(2)
+        except KeyboardInterrupt:
+            print_error("interrupted; nothing was written")
+            sys.exit(130)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

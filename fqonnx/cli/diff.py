@@ -12,7 +12,7 @@ from fqonnx.calibrate import find_mask_input, load_samples, synthetic_samples
 from fqonnx.cli.console import check_writable, console, print_diff, track, write_text
 from fqonnx.diff import compare_models
 from fqonnx.diff.metrics import THRESHOLD_METRICS
-from fqonnx.model_file import file_bytes, load_model
+from fqonnx.model_file import check_targets, file_bytes, load_model, model_files
 from fqonnx.report import collect_versions, to_json
 from fqonnx.session import Session
 
@@ -66,6 +66,8 @@ def diff_command(
     """Run FLOAT and COMPILED on the same inputs and measure how far apart they are."""
     if json_path is not None:
         check_writable(json_path)
+        sources = [*model_files(float_path), *model_files(compiled_path), Path(inputs)]
+        check_targets([json_path], sources)
     float_model = load_model(float_path)
     expected = Session(float_path, str(float_path))
     load_model(compiled_path)

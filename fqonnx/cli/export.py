@@ -8,7 +8,7 @@ import click
 
 from fqonnx.cli.console import console, megabytes
 from fqonnx.export import export_model
-from fqonnx.model_file import file_bytes
+from fqonnx.model_file import check_targets, file_bytes, output_files
 
 
 @click.command("export")
@@ -21,6 +21,7 @@ def export_command(source: str, output: Path) -> None:
     and returns (module, example_args), or an fqonnx.export.ExportSource that also names inputs,
     outputs and dynamic dimensions.
     """
+    check_targets(output_files(output), [])
     error = export_model(source, output)
     console.print(
         f"{output}: {megabytes(file_bytes(output))}, "

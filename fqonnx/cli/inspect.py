@@ -59,14 +59,17 @@ def inspect_command(path: Path) -> None:
 def _compiled_table(nodes: list[ir.Node]) -> Table:
     table = Table(_NAME, "frame", "dim_in", "dim_out", "bits", "redundancy", "bits/weight")
     table.title = f"{len(nodes)} quantized layers"
+    taken: set[str] = set()
     for node in nodes:
+        name = layer_name(node, taken)
+        taken.add(name)
         dims = {name: node.attributes.get_int(name, 0) for name in ("dim_in", "dim_out")}
         num_vectors = node.attributes.get_int("num_vectors", 0)
         # codes, scales, zero points and signs; the activation and the bias are the model's own
         packed = [v.const_value for v in node.inputs[1:6] if v is not None]
         stored = sum(tensor.nbytes for tensor in packed if tensor is not None)
         table.add_row(
-            escape(layer_name(node)),
+            escape(name),
             node.attributes.get_string("frame_in", ""),
             str(dims["dim_in"]),
             str(dims["dim_out"]),

@@ -19,7 +19,7 @@ def compare_models(
     mask_input: str | None = None,
     track: Track = silent,
 ) -> list[OutputDiff]:
-    """Return the differences of every output of two models over all feeds.
+    """Return the differences of every numeric output of two models over all feeds.
 
     Args:
         expected: The float model.
@@ -42,10 +42,11 @@ def compare_models(
                 f"its {kind} are {', '.join(second)}; the float model's are {', '.join(first)}",
                 "Compare a model with the one that it was compiled from",
             )
-    metrics = [OutputMetrics(name) for name in expected.output_names]
+    names = [name for name in expected.numeric_outputs if name in actual.numeric_outputs]
+    metrics = [OutputMetrics(name) for name in names]
     for feed in track(feeds, "Comparing"):
         mask = feed[mask_input] if mask_input is not None else None
-        pairs = zip(metrics, expected.run(feed), actual.run(feed), strict=True)
+        pairs = zip(metrics, expected.run(feed, names), actual.run(feed, names), strict=True)
         for metric, reference, output in pairs:
             try:
                 metric.update(reference, output, mask)

@@ -18,7 +18,8 @@ class OutputDiff:
 
     Attributes:
         name: Name of the output.
-        cosine: Mean over samples of the cosine between the flattened outputs.
+        cosine: Mean over samples of the cosine between the flattened outputs; where a sample is
+            a single number, the cosine between all of them.
         sqnr_db: 10·log10(Σ float² / Σ difference²) over all samples; infinite if equal.
         max_abs_diff: Largest difference of two entries.
         num_samples: Samples compared.
@@ -47,6 +48,9 @@ class OutputMetrics:
         self._cosines = 0.0
         self._samples = 0
         self._signal = 0.0
+        self._other = 0.0
+        self._products = 0.0
+        self._single_numbers = False
         self._noise = 0.0
         self._largest = 0.0
 
@@ -81,6 +85,10 @@ class OutputMetrics:
         rows = len(reference) if reference.ndim else 1
         reference, other = reference.reshape(rows, -1), other.reshape(rows, -1)
         difference = other - reference
+        self._single_numbers = reference.shape[1] == 1
+        with np.errstate(invalid="ignore"):
+            self._products += float((reference * other).sum())
+        self._other += float((other**2).sum())
         self._signal += float((reference**2).sum())
         self._noise += float((difference**2).sum())
         self._largest = float(np.maximum(self._largest, np.abs(difference).max()))
@@ -94,9 +102,10 @@ class OutputMetrics:
         ratio = self._signal / self._noise if self._noise else math.inf
         with np.errstate(divide="ignore"):
             sqnr_db = float(10.0 * np.log10(ratio))
-        return OutputDiff(
-            self.name, self._cosines / self._samples, sqnr_db, self._largest, self._samples
-        )
+        cosine = self._cosines / self._samples
+        if self._single_numbers and 0.0 < self._signal * self._other < math.inf:
+            cosine = self._products / math.sqrt(self._signal * self._other)
+        return OutputDiff(self.name, cosine, sqnr_db, self._largest, self._samples)
 
 
 def _cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

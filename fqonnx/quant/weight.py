@@ -16,6 +16,9 @@ from fqonnx.quant.rounding import coordinate_descent, damped, hessian_error, ldl
 # left, rows far from the mean (a class token) suffer: half was best on text and on images.
 MEAN_SHARE = 0.5
 SCALE_DTYPE = torch.float16
+_MOST_SHRINKAGE = 0.99
+# Channels whose step is too small for float16 become zero; they may hold this part of the energy.
+_NEGLIGIBLE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def quantize_weight(
         correct_mean: Compute ``bias_shift``; needs moments that trust their mean.
 
     Raises:
-        OverflowError: A step is beyond float16's range.
+        OverflowError: The steps are beyond float16's range.
     """
     weight = weight.float()
     alphabet = MidRise(bits)
@@ -133,7 +136,25 @@ def _frame_hessian(
     hessian = moments.hessian
     if centered:
         hessian = hessian - MEAN_SHARE * torch.outer(moments.mean, moments.mean)
-    return frame.transform_hessian(hessian), moments.damping
+    shrinkage = oas_shrinkage(moments.hessian, moments.count)
+    return frame.transform_hessian(hessian), moments.damping + shrinkage / (1.0 - shrinkage)
+
+
+def oas_shrinkage(hessian: Tensor, count: int) -> float:
+    """Return how far a second moment of ``count`` rows is to be drawn towards its mean diagonal.
+
+    Oracle approximating shrinkage (Chen, Wiesel, Eldar and Hero 2010, equation 23), below 1: close
+    to 0 for many rows or few directions, close to 1 for few rows that fill all directions, whose
+    sample moment says nothing of the next row.
+    """
+    dim = len(hessian)
+    trace = float(hessian.diagonal().sum())
+    trace_of_square = float(hessian.square().sum())
+    spread = trace_of_square - trace**2 / dim
+    if spread <= 0.0:
+        return 0.0  # it is a multiple of the identity already
+    numerator = (1.0 - 2.0 / dim) * trace_of_square + trace**2
+    return min(numerator / ((count + 1.0 - 2.0 / dim) * spread), _MOST_SHRINKAGE)
 
 
 def _best_step(
@@ -143,6 +164,10 @@ def _best_step(
     gaussian = alphabet.gaussian_step(coeffs)
     if float(gaussian.max()) * max(multipliers) > torch.finfo(SCALE_DTYPE).max:
         raise OverflowError("the weight is too large: a scale does not fit into float16")
+    lost = gaussian.to(SCALE_DTYPE) == 0
+    energy = gaussian.square()
+    if float(energy[lost].sum()) > _NEGLIGIBLE * float(energy.sum()):
+        raise OverflowError("the weight is too small: its scales do not fit into float16")
     least, best, best_step = torch.full_like(gaussian, torch.inf), coeffs, gaussian
     for multiplier in multipliers:
         step = (gaussian * multiplier).to(SCALE_DTYPE).to(coeffs.dtype)  # as it will be stored

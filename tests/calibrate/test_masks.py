@@ -78,3 +78,10 @@ def test_a_requested_name_that_is_no_input_is_refused() -> None:
         find_mask_input([info("input_ids"), info("attention_mask")], "maks")
     assert caught.value.where == "--mask-input"
     assert caught.value.found == "the model has no input 'maks'; it has input_ids, attention_mask"
+
+
+def test_a_float_mask_is_not_taken() -> None:
+    additive = InputInfo("attention_mask", np.dtype(np.float32), ("batch", "seq"))
+    assert find_mask_input([additive]) is None
+    with pytest.raises(DataError, match="float32, expected integers or booleans"):
+        find_mask_input([additive], "attention_mask")

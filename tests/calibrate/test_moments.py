@@ -139,7 +139,7 @@ def test_progress_is_told_for_each_batch() -> None:
 def test_activation_that_is_not_finite_is_an_error(bad: float) -> None:
     feeds, _ = batches()
     feeds[1]["x"][0, 0, 2] = bad
-    with pytest.raises(DataError, match="activation 'h': it is NaN or infinite"):
+    with pytest.raises(DataError, match="activation 'h': it is not finite"):
         collect(squaring_model(), [("h", 4)], samples(*feeds))
 
 

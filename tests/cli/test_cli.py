@@ -17,7 +17,7 @@ from support import mlp_model
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     ir.save(mlp_model(), tmp_path / "mlp.onnx")
-    x = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    x = np.random.default_rng(0).standard_normal((256, 64)).astype(np.float32)
     np.savez(tmp_path / "data.npz", x=x)
     return tmp_path
 
@@ -93,9 +93,18 @@ def test_inspect_float_model_shows_what_can_be_quantized(folder: Path) -> None:
         (("compile", "mlp.onnx", "--bits", "5"), "bits: found 5, expected 1, 2, 3 or 4"),
         (("compile", "mlp.onnx", "--redundancy", "0.5"), "redundancy: found 0.5"),
         (("compile", "mlp.onnx", "--calibration", "absent.npz"), "absent.npz: no such file"),
-        (("compile", "mlp.onnx", "--include", "nothing*"), "no layer matches nothing*"),
+        (("compile", "mlp.onnx", "--include", "nothing*"), "no layer that matches nothing*"),
         (("compile", "mlp.onnx", "--mask-input", "m"), "the model has no input 'm'; it has x"),
         (("compile", "mlp.onnx", "--device", "nowhere"), "device"),
+        (("compile", "mlp.onnx", "--device", "meta"), "device"),
+        (("compile", "mlp.onnx", "--seed", "-1"), "seed: found -1"),
+        (("compile", "."), "it is a folder"),
+        (("compile", "mlp.onnx", "--json", "mlp.onnx"), "would destroy"),
+        (("compile", "mlp.onnx", "--json", "mlp-2bit.onnx"), "would destroy"),
+        (
+            ("diff", "mlp.onnx", "mlp.onnx", "--inputs", "synthetic", "--json", "mlp.onnx"),
+            "would destroy",
+        ),
         (("compile", "mlp.onnx", "--json", "absent/r.json"), "absent/r.json: cannot be written"),
         (("diff", "mlp.onnx", "absent.onnx", "--inputs", "data.npz"), "absent.onnx: no such file"),
         (("diff", "mlp.onnx", "mlp.onnx", "--inputs", "wrong.npz"), "no array named x"),

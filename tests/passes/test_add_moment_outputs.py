@@ -125,7 +125,7 @@ def test_padding_may_hold_anything(bad: float) -> None:
     np.testing.assert_allclose(total, expected(x, mask), rtol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(6, 4), (3, 2, 4), (1, 2, 3, 4)])
+@pytest.mark.parametrize("shape", [(6, 4), (2, 3, 4), (1, 2, 3, 4)])
 def test_mask_fits_activations_with_as_many_rows(shape: tuple[int, ...]) -> None:
     mask = np.array([[1, 1, 0], [1, 0, 0]])
     dims = ", ".join(map(str, shape))
@@ -135,6 +135,29 @@ def test_mask_fits_activations_with_as_many_rows(shape: tuple[int, ...]) -> None
     x = draw(*shape)
     (total,) = moments(model, [("x", 4)], {"x": x, "mask": mask}, "mask")
     np.testing.assert_allclose(total, expected(x, mask), rtol=1e-5)
+
+
+@pytest.mark.parametrize("axes", ["T, B", "3, 2"])
+def test_mask_is_turned_for_activations_with_the_sequence_first(axes: str) -> None:
+    mask = np.array([[1, 1, 0], [1, 0, 0]])
+    names = "B, T" if axes == "T, B" else "2, 3"
+    model = model_from_text(
+        f"{HEADER} g (float[{axes}, 4] x, int64[{names}] mask) => (float[{axes}, 4] y)"
+        " { y = Relu(x) }"
+    )
+    x = draw(3, 2, 4)
+    (total,) = moments(model, [("x", 4)], {"x": x, "mask": mask}, "mask")
+    np.testing.assert_allclose(total, expected(x, mask.T), rtol=1e-5)
+
+
+def test_equal_numbers_of_rows_in_other_shapes_do_not_fit() -> None:
+    mask = np.array([[1, 1, 0], [1, 0, 0]])
+    model = model_from_text(
+        f"{HEADER} g (float[P, Q, 4] x, int64[A, B] mask) => (float[P, Q, 4] y) {{ y = Relu(x) }}"
+    )
+    x = draw(3, 2, 4)
+    (total,) = moments(model, [("x", 4)], {"x": x, "mask": mask}, "mask")
+    np.testing.assert_allclose(total, expected(x), rtol=1e-5)
 
 
 def test_all_rows_count_where_their_number_is_not_that_of_the_mask() -> None:
