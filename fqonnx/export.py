@@ -130,7 +130,7 @@ def _factory(source: str, module_name: str, factory_name: str) -> Callable[[], A
         ) from error
     except Exception as error:  # whatever the module's code raises
         raise _failure(source, f"module {module_name!r} cannot be imported", error) from error
-    factory = getattr(module, factory_name, None)
+    factory: Callable[[], Any] | None = getattr(module, factory_name, None)
     if not callable(factory):
         raise ExportError(
             source, f"module {module_name!r} has no function {factory_name!r}", "Check the name"
