@@ -7,28 +7,22 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import ShapeInferencePass
 
 from fqonnx.calibrate import (
     Samples,
-    collect_moments,
     find_mask_input,
     load_samples,
-    merge_moments,
     synthetic_samples,
 )
-from fqonnx.config import METHODS, CompileConfig, Method
+from fqonnx.config import CompileConfig
 from fqonnx.diff import compare_models
-from fqonnx.errors import ConfigError, ModelError
-from fqonnx.frames import Frame, HadamardFrame, IdentityFrame
+from fqonnx.errors import ConfigError
 from fqonnx.model_file import (
     check_file,
     check_targets,
@@ -45,15 +39,15 @@ from fqonnx.passes import (
     LinearLayer,
     NormalizeLinearPass,
     QuantizeWeightsPass,
-    Replacement,
     SelectWeightsPass,
     Unquantized,
     VerifyPass,
 )
 from fqonnx.passes.select_weights import NOT_INCLUDED
 from fqonnx.passes.verify import graph_signature
-from fqonnx.progress import Track, silent
-from fqonnx.quant import Moments, QuantizedWeight, quantize_weight
+from fqonnx.progress import Track, silent, timed
+from fqonnx.quant import QuantizedWeight
+from fqonnx.quantize_layers import quantize_layers
 from fqonnx.report import (
     CalibrationReport,
     CompileReport,
@@ -62,13 +56,6 @@ from fqonnx.report import (
     collect_versions,
 )
 from fqonnx.session import Session
-
-# Hessians that are held at one time; more layers than this holds are calibrated in rounds.
-_HESSIAN_BYTES = 1 << 29
-
-# At 1 bit the layers before have changed the inputs so much that the mean measured on the float
-# model is no longer theirs, and correcting for it does harm.
-_LEAST_BITS_FOR_MEAN = 2
 
 
 def compile_model(
@@ -102,7 +89,7 @@ def compile_model(
     start = time.perf_counter()
     _check_device(config.device)
 
-    with _timed(timing, "load_s"):
+    with timed(timing, "load_s"):
         check_targets(output_files(output_path), [*model_files(model_path), Path(calibration)])
         model = load_model(model_path)
         float_fault = find_fault(model_path)
@@ -120,11 +107,11 @@ def compile_model(
         if not selected.layers:
             warnings.append("no layer was quantized: the report says why for each node")
 
-    quantized, failed = _quantize(
+    quantized, failed = quantize_layers(
         model, selected.layers, used, mask_input, config, timing, warnings, track, str(model_path)
     )
 
-    with _timed(timing, "rewrite_s"):
+    with timed(timing, "rewrite_s"):
         rewrite = QuantizeWeightsPass(quantized, contrib=config.lowering != "onnx")
         rewrite(model)
         VerifyPass(signature)(model)
@@ -134,10 +121,10 @@ def compile_model(
             InlineFrameOpsPass()(model)
 
     with written_model(model, output_path) as temporary:
-        with _timed(timing, "write_s"):
+        with timed(timing, "write_s"):
             if float_fault is None:
                 check_file(temporary, str(output_path))
-        with _timed(timing, "compare_s"):
+        with timed(timing, "compare_s"):
             compiled_session = Session(temporary, str(output_path))
             outputs = compare_models(
                 float_session,
@@ -263,135 +250,6 @@ def _infer_types(model: ir.Model) -> None:
         value.type, value.shape = type_, shape
 
 
-def _quantize(
-    model: ir.Model,
-    layers: Sequence[LinearLayer],
-    samples: Samples | None,
-    mask_input: str | None,
-    config: CompileConfig,
-    timing: dict[str, float],
-    warnings: list[str],
-    track: Track,
-    where: str,
-) -> tuple[list[Replacement], list[Unquantized]]:
-    """Calibrate and quantize, in rounds that bound the Hessians held at one time."""
-    done: list[Replacement] = []
-    failed: list[Unquantized] = []
-    method = METHODS[config.method]
-    for group in _rounds(_by_weight(layers)):
-        moments: dict[str, Moments] = {}
-        with _timed(timing, "calibrate_s"):
-            if samples is not None:
-                values = {str(layer.x.name): layer.dim_in for unit in group for layer in unit}
-                moments = collect_moments(
-                    model,
-                    list(values.items()),
-                    samples,
-                    mask_input=mask_input,
-                    device=config.device,
-                    track=track,
-                    where=where,
-                )
-                warnings += _scarce(group, moments)
-        with _timed(timing, "quantize_s"):
-            for unit in track(group, "Quantizing"):
-                parts = [moments[n] for n in (str(x.x.name) for x in unit) if n in moments]
-                if samples is not None and not parts:
-                    failed += [
-                        _kept(layer, "no calibration sample has a row for it") for layer in unit
-                    ]
-                    continue
-                try:
-                    quantized = _quantize_unit(unit, parts, method, config, seed=len(done))
-                    done.append(Replacement(unit, quantized))
-                except OverflowError as error:
-                    failed += [_kept(layer, str(error)) for layer in unit]
-    return done, failed
-
-
-def _kept(layer: LinearLayer, reason: str) -> Unquantized:
-    return Unquantized(layer.name, layer.op_type, (layer.dim_in, layer.dim_out), reason)
-
-
-def _scarce(units: Sequence[tuple[LinearLayer, ...]], moments: dict[str, Moments]) -> Iterator[str]:
-    """Warn where calibration rows are fewer than the dimensions that they are to describe."""
-    scarce = {
-        layer.name: (found.count, layer.dim_in)
-        for unit in units
-        for layer in unit
-        if (found := moments.get(str(layer.x.name))) and found.count < layer.dim_in
-    }
-    if scarce:
-        name, (count, dim_in) = next(iter(scarce.items()))
-        yield (
-            f"few calibration rows for {len(scarce)} layers, {count} for the {dim_in} inputs of "
-            f"{name!r} for one: their output_rel_error is too low, and more samples would help"
-        )
-
-
-def _by_weight(layers: Sequence[LinearLayer]) -> list[tuple[LinearLayer, ...]]:
-    """Group layers that share a weight: it is quantized once."""
-    units: dict[str, list[LinearLayer]] = {}
-    for layer in layers:
-        units.setdefault(str(layer.weight.name), []).append(layer)
-    return [tuple(unit) for unit in units.values()]
-
-
-def _rounds(
-    units: Sequence[tuple[LinearLayer, ...]],
-) -> Iterator[list[tuple[LinearLayer, ...]]]:
-    """Split units into rounds whose Hessians fit into memory, one for each distinct input."""
-    group: list[tuple[LinearLayer, ...]] = []
-    dims: dict[str, int] = {}
-    for unit in units:
-        new = {str(layer.x.name): layer.dim_in for layer in unit} | dims
-        if group and sum(8 * dim**2 for dim in new.values()) > _HESSIAN_BYTES and new != dims:
-            yield group
-            group, new = [], {str(layer.x.name): layer.dim_in for layer in unit}
-        group.append(unit)
-        dims = new
-    if group:
-        yield group
-
-
-def _quantize_unit(
-    unit: tuple[LinearLayer, ...],
-    moments: list[Moments],
-    method: Method,
-    config: CompileConfig,
-    seed: int,
-) -> QuantizedWeight:
-    layer = unit[0]
-    tensor = layer.weight.const_value
-    assert tensor is not None
-    weight = torch.from_numpy(tensor.numpy().astype(np.float32)).to(config.device)
-    if not bool(weight.isfinite().all()):
-        raise ModelError(
-            f"weight {layer.weight.name!r} of {layer.name!r}",
-            "it has NaN or infinite entries",
-            f"Mend the model, or keep the layer float with --exclude '{layer.name}'",
-        )
-    return quantize_weight(
-        weight,
-        _frame(method, layer.dim_in, config.redundancy, config.seed * 1_000_003 + seed),
-        method,
-        config.bits,
-        merge_moments(moments) if moments else None,
-        correct_mean=(
-            method.corrects_mean
-            and config.bits >= _LEAST_BITS_FOR_MEAN
-            and len(unit) == 1
-            and layer.bias is not None
-        ),
-    )
-
-
-def _frame(method: Method, dim: int, redundancy: float, seed: int) -> Frame:
-    if method.frame == "identity":
-        return IdentityFrame(dim)
-    return HadamardFrame.create(dim, redundancy, seed)
-
-
 def _layer_report(
     layer: LinearLayer, quantized: QuantizedWeight, stored_bytes: int, config: CompileConfig
 ) -> LayerReport:
@@ -421,10 +279,3 @@ def _compared_on(used: Samples | None, compared: Samples) -> str:
     if not compared.is_real:
         return "synthetic"
     return "calibration" if used and used.digest == compared.digest else "held-back"
-
-
-@contextmanager
-def _timed(timing: dict[str, float], name: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    timing[name] = timing.get(name, 0.0) + time.perf_counter() - start
