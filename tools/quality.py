@@ -36,8 +36,8 @@ RUNS = (
     ("`auto`, 4 bits", CompileConfig(bits=4), REAL),
     ("`auto`, 2 bits", CompileConfig(), "synthetic"),
     ("`auto`, 2 bits", CompileConfig(), "none"),
-    ("`gptq` (no frame), 2 bits", CompileConfig(method="gptq"), REAL),
-    ("`rtn` (no frame, no feedback), 2 bits", CompileConfig(method="rtn"), "none"),
+    ("`gptq` (no frame, a step a channel), 2 bits", CompileConfig(method="gptq"), REAL),
+    ("`rtn` (no frame, a step a channel), 2 bits", CompileConfig(method="rtn"), "none"),
 )
 
 
