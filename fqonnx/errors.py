@@ -33,3 +33,8 @@ class DataError(FqonnxError):
 
 class ExportError(FqonnxError):
     """A PyTorch source cannot be turned into a correct ONNX file."""
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of a message of another library, of at most 400 characters."""
+    return (str(error).strip() or type(error).__name__).split("\n")[0][:400]

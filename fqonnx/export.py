@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from fqonnx.errors import ExportError
+from fqonnx.errors import ExportError, first_line
 from fqonnx.model_file import check_file, load_model, written_model
 from fqonnx.session import Session
 
@@ -156,10 +156,9 @@ def _torch_export(spec: ExportSource, path: Path, where: str) -> None:
                 dynamic_shapes=spec.dynamic_shapes,
             )
         except Exception as error:  # torch.onnx raises what any operator of the model raises
-            lines = str(error).strip().split("\n")
             raise ExportError(
                 where,
-                f"torch {torch.__version__} does not export it: {lines[0][:400]}",
+                f"torch {torch.__version__} does not export it: {first_line(error)}",
                 "Try torch.export.export on the module alone",
             ) from error
 
@@ -231,5 +230,4 @@ def _reported(where: str, what: str) -> Iterator[None]:
 
 
 def _failure(where: str, what: str, error: Exception) -> ExportError:
-    line = (str(error).strip() or type(error).__name__).split("\n")[0][:300]
-    return ExportError(where, f"{what}: {line}", "Run it in Python to see where")
+    return ExportError(where, f"{what}: {first_line(error)}", "Run it in Python to see where")

@@ -12,7 +12,7 @@ import google.protobuf.message
 import onnx
 import onnx_ir as ir
 
-from fqonnx.errors import ConfigError, ModelError
+from fqonnx.errors import ConfigError, ModelError, first_line
 from fqonnx.session import model_bytes
 
 MIN_OPSET = 13
@@ -40,7 +40,7 @@ def load_model(path: Path) -> ir.Model:
         raise ModelError(str(path), f"not readable: {error}", "Check the path") from error
     except (google.protobuf.message.DecodeError, ValueError, TypeError, KeyError) as error:
         raise ModelError(
-            str(path), f"not an ONNX model: {_first_line(error)}", "Export it again"
+            str(path), f"not an ONNX model: {first_line(error)}", "Export it again"
         ) from error
     if sparse:
         raise ModelError(
@@ -135,15 +135,11 @@ def check_targets(targets: Sequence[Path], sources: Sequence[Path]) -> None:
                 )
 
 
-def model_files(path: Path) -> list[Path]:
-    """Return the files of a model: itself and those of its external data.
-
-    Raises:
-        ModelError: As `load_model`.
-    """
+def model_files(path: Path, model: ir.Model) -> list[Path]:
+    """Return the files of a model as `load_model` gave it: itself and its external data."""
     locations = {
         Path(tensor.path)
-        for graph in load_model(path).graphs()
+        for graph in model.graphs()
         for value in graph.initializers.values()
         if isinstance(tensor := value.const_value, ir.ExternalTensor)
     }
@@ -159,7 +155,7 @@ def find_fault(path: Path) -> str | None:
                 str(path), str(Path(folder) / "inferred.onnx"), check_type=True, strict_mode=True
             )
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        return _first_line(error)
+        return first_line(error)
     return None
 
 
@@ -181,7 +177,7 @@ def check_file(path: Path, where: str) -> None:
 
 def file_bytes(path: Path) -> int:
     """Return the size of a model with all of its external data."""
-    return sum(file.stat().st_size for file in model_files(path))
+    return sum(file.stat().st_size for file in model_files(path, load_model(path)))
 
 
 def _use_default_domain(model: ir.Model) -> None:
@@ -217,7 +213,3 @@ def _check_external(path: Path, name: str, tensor: ir.ExternalTensor) -> None:
             f"which has {data.stat().st_size}",
             "Copy the external data file again",
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).split("\n")[0][:300]

@@ -90,8 +90,9 @@ def compile_model(
     _check_device(config.device)
 
     with timed(timing, "load_s"):
-        check_targets(output_files(output_path), [*model_files(model_path), Path(calibration)])
         model = load_model(model_path)
+        sources = [*model_files(model_path, model), Path(calibration)]
+        check_targets(output_files(output_path), sources)
         float_fault = find_fault(model_path)
         if float_fault is not None:
             warnings.append(

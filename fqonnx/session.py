@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from fqonnx.errors import ModelError
+from fqonnx.errors import ModelError, first_line
 
 Feed: TypeAlias = Mapping[str, NDArray[Any]]
 
@@ -70,7 +70,7 @@ class Session:
         except Exception as error:  # ORT's exceptions share no base class of their own
             raise ModelError(
                 where,
-                f"ONNX Runtime {ort.__version__} does not load it: {_first_line(error)}",
+                f"ONNX Runtime {ort.__version__} does not load it: {first_line(error)}",
                 "Check the file with onnx.checker.check_model",
             ) from error
 
@@ -119,7 +119,7 @@ class Session:
             shapes = ", ".join(f"{name} {value.dtype}{value.shape}" for name, value in feed.items())
             raise ModelError(
                 self._where,
-                f"ONNX Runtime failed on inputs {shapes}: {_first_line(error)}",
+                f"ONNX Runtime failed on inputs {shapes}: {first_line(error)}",
                 "Check the names, shapes and types of the inputs against the model's",
             ) from error
 
@@ -149,10 +149,6 @@ def _onnxruntime() -> Any:
             "Install fqonnx[cpu] or fqonnx[gpu]; the two cannot live together",
         ) from error
     return onnxruntime
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:400]
 
 
 _NUMPY_TYPES: dict[str, np.dtype[Any]] = {

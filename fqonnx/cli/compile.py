@@ -9,7 +9,7 @@ import click
 
 from fqonnx.cli.console import check_writable, print_compile_report, track, write_text
 from fqonnx.config import METHODS, CompileConfig, Lowering
-from fqonnx.model_file import check_targets, model_files, output_files
+from fqonnx.model_file import check_targets, load_model, model_files, output_files
 from fqonnx.pipeline import compile_model
 
 _FILE = click.Path(path_type=Path)
@@ -73,7 +73,7 @@ def compile_command(
     output = output or model.parent / f"{model.stem}-{bits}bit.onnx"
     if json_path is not None:
         check_writable(json_path)
-        sources = [*model_files(model), *output_files(output), Path(calibration)]
+        sources = [*model_files(model, load_model(model)), *output_files(output), Path(calibration)]
         check_targets([json_path], sources)
     config = CompileConfig(
         bits=bits,

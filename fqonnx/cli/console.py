@@ -49,11 +49,11 @@ def check_writable(path: Path) -> None:
     """Refuse a report that could not be written, before hours are spent on what it says.
 
     Raises:
-        ConfigError: The folder is not there, or the path is one.
+        ConfigError: Its folder is not there (`check_targets` finds a path that is one).
     """
-    if path.is_dir() or not path.parent.is_dir():
-        found = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-        raise ConfigError(str(path), f"cannot be written: {found}", "Choose another file")
+    if not path.parent.is_dir():
+        found = f"cannot be written: there is no folder {path.parent}"
+        raise ConfigError(str(path), found, "Choose another file")
 
 
 def write_text(path: Path, text: str) -> None:

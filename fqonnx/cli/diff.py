@@ -64,13 +64,13 @@ def diff_command(
     fail_under: list[tuple[str, float]],
 ) -> None:
     """Run FLOAT and COMPILED on the same inputs and measure how far apart they are."""
+    float_model, compiled_model = load_model(float_path), load_model(compiled_path)
     if json_path is not None:
         check_writable(json_path)
-        sources = [*model_files(float_path), *model_files(compiled_path), Path(inputs)]
+        sources = [*model_files(float_path, float_model), Path(inputs)]
+        sources += model_files(compiled_path, compiled_model)
         check_targets([json_path], sources)
-    float_model = load_model(float_path)
     expected = Session(float_path, str(float_path))
-    load_model(compiled_path)
     actual = Session(compiled_path, str(compiled_path))
     if inputs == "synthetic":
         samples = synthetic_samples(float_model, expected.inputs, num_samples=32)
