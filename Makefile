@@ -6,7 +6,7 @@ BIN    := $(abspath $(VENV))/bin
 ROOT   := $(CURDIR)
 SOURCES := $(shell find fqonnx passes runtime_ops -name '*.py') pyproject.toml
 
-.PHONY: demo test lint types imports unit bench quality clean
+.PHONY: demo test lint types imports unit bench quality redundancy architectures clean
 
 demo: $(VENV)/.package
 	$(BIN)/python tools/demo.py --folder demo
@@ -33,6 +33,14 @@ bench: $(VENV)/.package
 
 quality: $(VENV)/.package
 	$(BIN)/python tools/quality.py
+
+redundancy: $(VENV)/.package
+	$(BIN)/python tools/redundancy.py --markdown docs/redundancy.md
+
+# DATA names a folder of pretrained models; without it their rows are left out.
+architectures: $(VENV)/.package
+	$(BIN)/python tools/architecture_table.py $(if $(DATA),--data $(DATA)) \
+		--markdown docs/architectures.md
 
 $(VENV)/.dependencies: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

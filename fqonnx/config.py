@@ -8,38 +8,60 @@ from typing import Literal
 from fqonnx.errors import ConfigError
 
 Lowering = Literal["fused", "stock", "onnx"]
+Sides = Literal["in", "both"]
+FrameKind = Literal["identity", "hadamard", "fusion"]
 
 
 @dataclass(frozen=True)
 class Method:
-    """A choice of frame and feedback, with the mid-rise alphabet.
+    """A choice of frame, alphabet and feedback.
 
     Attributes:
         name: What a user calls it.
-        frame: The frame on the reduction axis.
+        frame: The frame.
+        sides: Whether it is on the reduction axis of a weight only, or on both.
+        alphabet: ``mid-rise`` with the best step for a Gaussian, ``two-sigma`` with FrameQuant's
+            clip and integer zero point, or ``min-max`` for each group.
         feedback: ``ldlq`` feeds the rounding error of one coefficient into the next.
-        step_multipliers: Steps tried per channel, relative to the best step for a Gaussian.
+        step_multipliers: Mid-rise steps tried per channel, relative to the best for a Gaussian.
+        group_size: Codes a scale, for ``min-max``.
+        damping: Fraction of the mean diagonal added to that of the Hessian in the frame domain;
+            None lets the calibration data decide.
         sweeps: Sweeps of coordinate descent after LDLQ.
         corrects_mean: Whether the bias of a layer takes the mean of its error away.
+        least_bits: Bits below which an integer zero point leaves levels worse than zeros.
     """
 
     name: str
-    frame: Literal["hadamard", "identity"]
+    frame: FrameKind
     feedback: Literal["none", "ldlq"]
-    step_multipliers: tuple[float, ...]
+    alphabet: Literal["mid-rise", "two-sigma", "min-max"]
+    sides: Sides = "in"
+    step_multipliers: tuple[float, ...] = (1.0,)
+    group_size: int = 128
+    damping: float | None = None
     sweeps: int = 0
     corrects_mean: bool = False
+    least_bits: int = 1
 
-
-_NEAR_GAUSSIAN = (0.85, 0.95, 1.05)
-_ANY_SHAPE = tuple(0.4 + 0.1 * i for i in range(22))
 
 METHODS = {
     method.name: method
     for method in (
-        Method("auto", "hadamard", "ldlq", _NEAR_GAUSSIAN, sweeps=4, corrects_mean=True),
-        Method("gptq", "identity", "ldlq", (0.7, 0.85, 1.0, 1.15, 1.3)),
-        Method("rtn", "identity", "none", _ANY_SHAPE),
+        Method(
+            "auto",
+            "hadamard",
+            "ldlq",
+            "mid-rise",
+            step_multipliers=(0.85, 0.95, 1.05),
+            sweeps=4,
+            corrects_mean=True,
+        ),
+        Method(
+            "framequant", "fusion", "ldlq", "two-sigma", sides="both", damping=0.01, least_bits=2
+        ),
+        Method("gptq", "identity", "ldlq", "min-max", damping=0.01, least_bits=2),
+        Method("rtn", "identity", "none", "min-max", least_bits=2),
     )
 }
 
@@ -52,6 +74,8 @@ class CompileConfig:
         bits: Bits a coefficient, 1 to 4.
         redundancy: Frame vectors per dimension, at least 1.
         method: A key of `METHODS`.
+        sides: Whether the frame is on the reduction axis only, or on both; None is the method's.
+        sequential: Calibrate each layer on a model whose earlier layers are quantized already.
         include: Globs over weight and node names; empty means all.
         exclude: Globs over weight and node names that stay float.
         lowering: ``fused`` writes FrameMatMul nodes with a function body of ORT's own operators,
@@ -68,6 +92,8 @@ class CompileConfig:
     bits: int = 2
     redundancy: float = 1.0
     method: str = "auto"
+    sides: Sides | None = None
+    sequential: bool = False
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     lowering: Lowering = "fused"
@@ -92,6 +118,21 @@ class CompileConfig:
         if self.method not in METHODS:
             raise ConfigError(
                 "method", f"found {self.method!r}", f"Choose one of {', '.join(METHODS)}"
+            )
+        if self.bits < METHODS[self.method].least_bits:
+            raise ConfigError(
+                "bits",
+                f"method {self.method!r} has an integer zero point, which leaves two levels on one "
+                f"side of zero at {self.bits} bit",
+                "Use 2 bits or more, or method 'auto'",
+            )
+        if self.sides not in (None, "in", "both"):
+            raise ConfigError("sides", f"found {self.sides!r}", "Choose one of in, both")
+        if METHODS[self.method].frame == "identity" and self.sides == "both":
+            raise ConfigError(
+                "sides",
+                f"method {self.method!r} uses no frame",
+                "Use method 'auto' or 'framequant'",
             )
         if METHODS[self.method].frame == "identity" and self.redundancy != 1.0:
             raise ConfigError(

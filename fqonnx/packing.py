@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 LAYOUT_VERSION = 1
 BLOCK_SIZES = (128, 64, 32, 16)
+GROUP_SIZE = 128  # codes a scale, where a row has several
 SUPPORTED_BITS = (1, 2, 3, 4)
 
 Bytes: TypeAlias = NDArray[np.uint8]

@@ -38,7 +38,6 @@ from fqonnx.passes import (
     InlineFrameOpsPass,
     LinearLayer,
     NormalizeLinearPass,
-    QuantizeWeightsPass,
     SelectWeightsPass,
     Unquantized,
     VerifyPass,
@@ -47,7 +46,7 @@ from fqonnx.passes.select_weights import NOT_INCLUDED
 from fqonnx.passes.verify import graph_signature
 from fqonnx.progress import Track, silent, timed
 from fqonnx.quant import QuantizedWeight
-from fqonnx.quantize_layers import quantize_layers
+from fqonnx.quantize_layers import QuantizedLayers, quantize_layers
 from fqonnx.report import (
     CalibrationReport,
     CompileReport,
@@ -108,13 +107,11 @@ def compile_model(
         if not selected.layers:
             warnings.append("no layer was quantized: the report says why for each node")
 
-    quantized, failed = quantize_layers(
+    quantized = quantize_layers(
         model, selected.layers, used, mask_input, config, timing, warnings, track, str(model_path)
     )
 
     with timed(timing, "rewrite_s"):
-        rewrite = QuantizeWeightsPass(quantized, contrib=config.lowering != "onnx")
-        rewrite(model)
         VerifyPass(signature)(model)
         model.metadata_props["fqonnx.version"] = version("fqonnx")
         model.metadata_props["fqonnx.options"] = json.dumps(dataclasses.asdict(config))
@@ -147,19 +144,13 @@ def compile_model(
     timing["total_s"] = time.perf_counter() - start
 
     layers = [
-        _layer_report(layer, replacement.quantized, rewrite.stored_bytes[layer.name], config)
-        for replacement in quantized
+        _layer_report(layer, replacement.quantized, quantized.stored_bytes[layer.name], config)
+        for replacement in quantized.replacements
         for layer in replacement.layers
     ]
-    stored = sum(layer.stored_bytes or 0 for layer in layers)
-    weights = sum(r.layers[0].dim_in * r.layers[0].dim_out for r in quantized)
     return CompileReport(
-        layers=layers + [_kept_report(kept) for kept in [*selected.kept, *failed]],
-        model=ModelReport(
-            file_bytes(model_path),
-            file_bytes(output_path),
-            stored * 8 / weights if weights else None,
-        ),
+        layers=layers + [_kept_report(kept) for kept in [*selected.kept, *quantized.failed]],
+        model=_model_report(model_path, output_path, quantized),
         outputs=outputs,
         calibration=CalibrationReport(
             source=used.source if used else "none",
@@ -251,9 +242,25 @@ def _infer_types(model: ir.Model) -> None:
         value.type, value.shape = type_, shape
 
 
+def _model_report(model_path: Path, output_path: Path, quantized: QuantizedLayers) -> ModelReport:
+    sizes = file_bytes(model_path), file_bytes(output_path)
+    weights = sum(r.layers[0].dim_in * r.layers[0].dim_out for r in quantized.replacements)
+    if not weights:
+        return ModelReport(*sizes)
+    codes = sum(r.quantized.codes.numel() for r in quantized.replacements)
+    code_bits = sum(r.quantized.codes.numel() * r.quantized.bits for r in quantized.replacements)
+    return ModelReport(
+        *sizes,
+        redundancy_stored=codes / weights,
+        code_bits_per_weight=code_bits / weights,
+        bits_per_weight=sum(quantized.stored_bytes.values()) * 8 / weights,
+    )
+
+
 def _layer_report(
     layer: LinearLayer, quantized: QuantizedWeight, stored_bytes: int, config: CompileConfig
 ) -> LayerReport:
+    weights = layer.dim_in * layer.dim_out
     return LayerReport(
         name=layer.name,
         op_type=layer.op_type,
@@ -262,12 +269,16 @@ def _layer_report(
         status="quantized",
         method=config.method,
         bits=quantized.bits,
-        redundancy=quantized.frame.redundancy,
+        redundancy_asked=config.redundancy,
+        redundancy_in=quantized.frame_in.redundancy,
+        redundancy_out=quantized.frame_out.redundancy,
+        redundancy_stored=quantized.codes.numel() / weights,
         float_bytes=layer.weight_bytes,
         stored_bytes=stored_bytes,
-        bits_per_weight=stored_bytes * 8 / (layer.dim_in * layer.dim_out),
+        bits_per_weight=stored_bytes * 8 / weights,
         weight_rel_error=quantized.weight_rel_error,
         output_rel_error=quantized.output_rel_error,
+        proxy_loss=quantized.proxy_loss,
     )
 
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 import torch
 
 from fqonnx.calibrate import Samples, collect_moments, merge_moments
-from fqonnx.config import METHODS, CompileConfig, Method
+from fqonnx.config import METHODS, CompileConfig, FrameKind
 from fqonnx.errors import ModelError
-from fqonnx.frames import Frame, HadamardFrame, IdentityFrame
-from fqonnx.passes import LinearLayer, Replacement, Unquantized
+from fqonnx.frames import Frame, FusionFrame, HadamardFrame, IdentityFrame
+from fqonnx.passes import (
+    LinearLayer,
+    QuantizeWeightsPass,
+    Replacement,
+    Unit,
+    Unquantized,
+    stages,
+)
 from fqonnx.progress import Track, timed
 from fqonnx.quant import Moments, QuantizedWeight, quantize_weight
 
@@ -22,6 +30,21 @@ _HESSIAN_BYTES = 1 << 29
 # At 1 bit the layers before have changed the inputs so much that the mean measured on the float
 # model is no longer theirs, and correcting for it does harm.
 _LEAST_BITS_FOR_MEAN = 2
+
+
+@dataclass(frozen=True)
+class QuantizedLayers:
+    """What became of the layers that were to be quantized.
+
+    Attributes:
+        replacements: The quantized weights with their layers.
+        stored_bytes: Bytes of each layer by name; those of a shared weight are its first layer's.
+        failed: The layers that could not be quantized.
+    """
+
+    replacements: list[Replacement] = field(default_factory=list)
+    stored_bytes: dict[str, int] = field(default_factory=dict)
+    failed: list[Unquantized] = field(default_factory=list)
 
 
 def quantize_layers(
@@ -34,66 +57,69 @@ def quantize_layers(
     warnings: list[str],
     track: Track,
     where: str,
-) -> tuple[list[Replacement], list[Unquantized]]:
-    """Calibrate and quantize, in rounds that bound the Hessians held at one time.
+) -> QuantizedLayers:
+    """Calibrate, quantize and rewrite layers, stage by stage if the configuration is sequential.
 
     Args:
-        model: The model that the layers belong to.
+        model: The model that the layers belong to; their nodes become FrameMatMul.
         layers: What to quantize.
         samples: What to calibrate on; None for no calibration.
         mask_input: The input whose zeros mark padding.
         config: Options.
-        timing: Gets the seconds of both steps.
+        timing: Gets the seconds of each step.
         warnings: Gets what a user should know.
         track: Progress.
         where: What error messages call the model.
-
-    Returns:
-        The quantized weights with their layers, and the layers that could not be quantized.
 
     Raises:
         ModelError: A weight is not finite, or the model does not run.
         DataError: An activation is not finite.
     """
-    done: list[Replacement] = []
-    failed: list[Unquantized] = []
-    method = METHODS[config.method]
-    for group in _rounds(_by_weight(layers)):
-        moments: dict[str, Moments] = {}
-        with timed(timing, "calibrate_s"):
-            if samples is not None:
-                values = {str(layer.x.name): layer.dim_in for unit in group for layer in unit}
-                moments = collect_moments(
-                    model,
-                    list(values.items()),
-                    samples,
-                    mask_input=mask_input,
-                    device=config.device,
-                    track=track,
-                    where=where,
-                )
-                warnings += _scarce(group, moments)
-        with timed(timing, "quantize_s"):
-            for unit in track(group, "Quantizing"):
-                parts = [moments[n] for n in (str(x.x.name) for x in unit) if n in moments]
-                if samples is not None and not parts:
-                    failed += [
-                        _kept(layer, "no calibration sample has a row for it") for layer in unit
-                    ]
-                    continue
-                try:
-                    quantized = _quantize_unit(unit, parts, method, config, seed=len(done))
-                    done.append(Replacement(unit, quantized))
-                except OverflowError as error:
-                    failed += [_kept(layer, str(error)) for layer in unit]
-    return done, failed
+    result = QuantizedLayers()
+    units = _by_weight(layers)
+    seeds = {unit: 2 * number for number, unit in enumerate(units)}
+    for stage in stages(model, units) if config.sequential else [units]:
+        done: list[Replacement] = []
+        for group in _rounds(stage):
+            moments: dict[str, Moments] = {}
+            with timed(timing, "calibrate_s"):
+                if samples is not None:
+                    values = {str(layer.x.name): layer.dim_in for unit in group for layer in unit}
+                    moments = collect_moments(
+                        model,
+                        list(values.items()),
+                        samples,
+                        mask_input=mask_input,
+                        device=config.device,
+                        track=track,
+                        where=where,
+                    )
+                    warnings += _scarce(group, moments)
+            with timed(timing, "quantize_s"):
+                for unit in track(group, "Quantizing"):
+                    parts = [moments[n] for n in (str(x.x.name) for x in unit) if n in moments]
+                    if samples is not None and not parts:
+                        reason = "no calibration sample has a row for it"
+                        result.failed.extend(_kept(layer, reason) for layer in unit)
+                        continue
+                    try:
+                        quantized = _quantize_unit(unit, parts, config, seeds[unit])
+                        done.append(Replacement(unit, quantized))
+                    except OverflowError as error:
+                        result.failed.extend(_kept(layer, str(error)) for layer in unit)
+        with timed(timing, "rewrite_s"):
+            rewrite = QuantizeWeightsPass(done, contrib=config.lowering != "onnx")
+            rewrite(model)
+        result.replacements.extend(done)
+        result.stored_bytes.update(rewrite.stored_bytes)
+    return result
 
 
 def _kept(layer: LinearLayer, reason: str) -> Unquantized:
     return Unquantized(layer.name, layer.op_type, (layer.dim_in, layer.dim_out), reason)
 
 
-def _scarce(units: Sequence[tuple[LinearLayer, ...]], moments: dict[str, Moments]) -> Iterator[str]:
+def _scarce(units: Sequence[Unit], moments: dict[str, Moments]) -> Iterator[str]:
     """Warn where calibration rows are fewer than the dimensions that they are to describe."""
     scarce = {
         layer.name: (found.count, layer.dim_in)
@@ -109,7 +135,7 @@ def _scarce(units: Sequence[tuple[LinearLayer, ...]], moments: dict[str, Moments
         )
 
 
-def _by_weight(layers: Sequence[LinearLayer]) -> list[tuple[LinearLayer, ...]]:
+def _by_weight(layers: Sequence[LinearLayer]) -> list[Unit]:
     """Group layers that share a weight: it is quantized once."""
     units: dict[str, list[LinearLayer]] = {}
     for layer in layers:
@@ -118,10 +144,10 @@ def _by_weight(layers: Sequence[LinearLayer]) -> list[tuple[LinearLayer, ...]]:
 
 
 def _rounds(
-    units: Sequence[tuple[LinearLayer, ...]],
-) -> Iterator[list[tuple[LinearLayer, ...]]]:
+    units: Sequence[Unit],
+) -> Iterator[list[Unit]]:
     """Split units into rounds whose Hessians fit into memory, one for each distinct input."""
-    group: list[tuple[LinearLayer, ...]] = []
+    group: list[Unit] = []
     dims: dict[str, int] = {}
     for unit in units:
         new = {str(layer.x.name): layer.dim_in for layer in unit} | dims
@@ -135,11 +161,7 @@ def _rounds(
 
 
 def _quantize_unit(
-    unit: tuple[LinearLayer, ...],
-    moments: list[Moments],
-    method: Method,
-    config: CompileConfig,
-    seed: int,
+    unit: Unit, moments: list[Moments], config: CompileConfig, seed: int
 ) -> QuantizedWeight:
     layer = unit[0]
     tensor = layer.weight.const_value
@@ -151,9 +173,13 @@ def _quantize_unit(
             "it has NaN or infinite entries",
             f"Mend the model, or keep the layer float with --exclude '{layer.name}'",
         )
+    method = METHODS[config.method]
+    out = method.frame if (config.sides or method.sides) == "both" else "identity"
+    seed += config.seed * 1_000_003
     return quantize_weight(
         weight,
-        _frame(method, layer.dim_in, config.redundancy, config.seed * 1_000_003 + seed),
+        _frame(method.frame, layer.dim_in, config.redundancy, seed),
+        _frame(out, layer.dim_out, config.redundancy, seed + 1),
         method,
         config.bits,
         merge_moments(moments) if moments else None,
@@ -166,7 +192,8 @@ def _quantize_unit(
     )
 
 
-def _frame(method: Method, dim: int, redundancy: float, seed: int) -> Frame:
-    if method.frame == "identity":
+def _frame(kind: FrameKind, dim: int, redundancy: float, seed: int) -> Frame:
+    if kind == "identity":
         return IdentityFrame(dim)
-    return HadamardFrame.create(dim, redundancy, seed)
+    frame = HadamardFrame if kind == "hadamard" else FusionFrame
+    return frame.create(dim, redundancy, seed)

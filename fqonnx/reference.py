@@ -9,32 +9,67 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from fqonnx.frames import FrameSpec
 from fqonnx.packing import Bytes, unpack_codes, unpack_signs
 
 Float = NDArray[np.float64]
 
 
-def analysis_operator(
-    frame_in: str, signs_in: Bytes | None, dim_in: int, num_vectors: int
-) -> Float:
-    """Return T (num_vectors, dim_in) of a node.
+def analysis_operator(frame: FrameSpec, signs: Bytes | None) -> Float:
+    """Return T (num_vectors, dim).
 
     Raises:
-        ValueError: ``frame_in`` is not a frame of layout 1, or its signs are missing.
+        ValueError: It is not a frame of layout 1, or its signs are missing.
     """
-    if frame_in == "identity":
-        return np.eye(num_vectors, dim_in)
-    if frame_in != "hadamard" or signs_in is None:
-        raise ValueError(f"unknown frame {frame_in!r}, or no signs_in for it")
-    power = (num_vectors & -num_vectors).bit_length() - 1
-    order = num_vectors >> power
+    if frame.kind == "identity":
+        return np.eye(frame.num_vectors, frame.dim)
+    if frame.kind not in ("hadamard", "fusion") or signs is None:
+        raise ValueError(f"unknown frame {frame.kind!r}, or no signs for it")
+    if frame.subspaces is None:
+        operator = _kronecker(frame.num_vectors)
+    else:
+        size = frame.subspaces[2]
+        order = size & -size
+        operator = _fusion(*frame.subspaces) @ np.kron(np.eye(size // order), _kronecker(order))
+    signed: Float = operator[:, : frame.dim] * unpack_signs(signs, frame.dim)
+    return signed
+
+
+def _kronecker(size: int) -> Float:
+    """Return Q_q ⊗ H_{2^p}."""
+    power = (size & -size).bit_length() - 1
+    order = size >> power
     k = np.arange(order)
     operator = np.sqrt(2.0 / order) * np.cos(np.pi / order * np.outer(k, k + 0.5))
     operator[0] /= np.sqrt(2.0)
     for _ in range(power):
         operator = np.kron(operator, np.array([[1.0, 1.0], [1.0, -1.0]]) / np.sqrt(2.0))
-    signed: Float = operator[:, :dim_in] * unpack_signs(signs_in, dim_in)
-    return signed
+    return operator
+
+
+def _fusion(num_subspaces: int, subspace_dim: int, size: int) -> Float:
+    """Return the real form of the modulated spectral tetris, row by row."""
+    rows, columns = subspace_dim // 2, size // 2
+    tetris = np.zeros((rows, columns))
+    column = 0
+    for row in range(rows):
+        missing = columns / rows - (tetris[row] ** 2).sum()
+        while missing > 1 - 1e-9:
+            tetris[row, column] = 1.0
+            column, missing = column + 1, missing - 1
+        if missing > 1e-9:
+            tetris[row, column : column + 2] = np.sqrt(missing / 2)
+            tetris[row + 1, column : column + 2] = np.sqrt(1 - missing / 2) * np.array([1, -1])
+            column += 2
+    operator = np.zeros((rows, num_subspaces, 2, columns, 2))
+    for row in range(rows):
+        start = np.flatnonzero(tetris[row])[0]
+        for k in range(num_subspaces):
+            turn = 2j * np.pi * k * (np.arange(columns) - start) / num_subspaces
+            vector = tetris[row] * np.exp(turn) / np.sqrt(num_subspaces)
+            operator[row, k, 0, :, 0], operator[row, k, 0, :, 1] = vector.real, -vector.imag
+            operator[row, k, 1, :, 0], operator[row, k, 1, :, 1] = vector.imag, vector.real
+    return operator.reshape(num_subspaces * subspace_dim, size)
 
 
 def dequantized_coeffs(
@@ -44,11 +79,13 @@ def dequantized_coeffs(
     *,
     bits: int,
     num_vectors: int,
+    group_size: int = 0,
 ) -> Float:
-    """Return Ĉ (num_vectors, dim_out) = scales · value(code)."""
-    offset = (2**bits - 1) / 2 if zero_points is None else zero_points.astype(np.float64)[:, None]
+    """Return Ĉ (num_vectors_in, num_vectors_out) = scales · value(code)."""
+    group = np.arange(num_vectors) // group_size if group_size else np.zeros(num_vectors, np.int64)
+    offset = (2**bits - 1) / 2 if zero_points is None else zero_points.astype(np.float64)[:, group]
     values = unpack_codes(codes, bits, num_vectors) - offset
-    return (values * scales.astype(np.float64)[:, None]).T
+    return (values * scales.astype(np.float64)[:, group]).T
 
 
 def frame_dequant(
@@ -56,15 +93,25 @@ def frame_dequant(
     scales: NDArray[np.float16],
     zero_points: Bytes | None = None,
     signs_in: Bytes | None = None,
+    signs_out: Bytes | None = None,
     *,
-    frame_in: str,
-    dim_in: int,
-    num_vectors: int,
+    frame_in: FrameSpec,
+    frame_out: FrameSpec,
     bits: int,
+    group_size: int = 0,
 ) -> Float:
-    """``FrameDequant``: return Ŵ (dim_in, dim_out) = Tᵀ·Ĉ."""
-    coeffs = dequantized_coeffs(codes, scales, zero_points, bits=bits, num_vectors=num_vectors)
-    return analysis_operator(frame_in, signs_in, dim_in, num_vectors).T @ coeffs
+    """``FrameDequant``: return Ŵ (dim_in, dim_out) = T_inᵀ·Ĉ·T_out."""
+    coeffs = dequantized_coeffs(
+        codes,
+        scales,
+        zero_points,
+        bits=bits,
+        num_vectors=frame_in.num_vectors,
+        group_size=group_size,
+    )
+    return (
+        analysis_operator(frame_in, signs_in).T @ coeffs @ analysis_operator(frame_out, signs_out)
+    )
 
 
 def frame_matmul(
@@ -73,15 +120,25 @@ def frame_matmul(
     scales: NDArray[np.float16],
     zero_points: Bytes | None = None,
     signs_in: Bytes | None = None,
+    signs_out: Bytes | None = None,
     bias: NDArray[np.floating] | None = None,
     *,
-    frame_in: str,
-    dim_in: int,
-    num_vectors: int,
+    frame_in: FrameSpec,
+    frame_out: FrameSpec,
     bits: int,
+    group_size: int = 0,
 ) -> Float:
-    """``FrameMatMul``: return (x·Tᵀ)·Ĉ + bias, (..., dim_in) → (..., dim_out)."""
-    coeffs = dequantized_coeffs(codes, scales, zero_points, bits=bits, num_vectors=num_vectors)
-    operator = analysis_operator(frame_in, signs_in, dim_in, num_vectors)
-    y = (x.astype(np.float64) @ operator.T) @ coeffs
+    """``FrameMatMul``: return (x·T_inᵀ)·Ĉ·T_out + bias, (..., dim_in) → (..., dim_out)."""
+    weight = frame_dequant(
+        codes,
+        scales,
+        zero_points,
+        signs_in,
+        signs_out,
+        frame_in=frame_in,
+        frame_out=frame_out,
+        bits=bits,
+        group_size=group_size,
+    )
+    y = x.astype(np.float64) @ weight
     return y if bias is None else y + bias

@@ -27,12 +27,18 @@ class LayerReport:
         reason: Why it stayed float.
         method: Name of the method.
         bits: Bits a coefficient.
-        redundancy: num_vectors / dim_in, padding included.
+        redundancy_asked: As in the options.
+        redundancy_in: num_vectors / dim_in of the frame, what the one asked for rounds to, padding
+            included.
+        redundancy_out: num_vectors / dim_out; 1 without a frame on the output axis.
+        redundancy_stored: Codes over weights, the product of the two.
         float_bytes: Bytes of the float weight.
-        stored_bytes: Bytes of codes, scales and signs; 0 for a layer whose weight another holds.
+        stored_bytes: Bytes of codes, scales, zero points and signs; 0 for a layer whose weight
+            another holds.
         bits_per_weight: stored_bytes·8 / (dim_in·dim_out).
         weight_rel_error: ‖W − Ŵ‖/‖W‖.
         output_rel_error: The same of the outputs over the calibration rows; None without any.
+        proxy_loss: tr((W − Ŵ)ᵀH(W − Ŵ)) with the calibration's H; None without.
     """
 
     name: str
@@ -43,12 +49,16 @@ class LayerReport:
     reason: str | None = None
     method: str | None = None
     bits: int | None = None
-    redundancy: float | None = None
+    redundancy_asked: float | None = None
+    redundancy_in: float | None = None
+    redundancy_out: float | None = None
+    redundancy_stored: float | None = None
     float_bytes: int | None = None
     stored_bytes: int | None = None
     bits_per_weight: float | None = None
     weight_rel_error: float | None = None
     output_rel_error: float | None = None
+    proxy_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -58,12 +68,16 @@ class ModelReport:
     Attributes:
         float_bytes: Size of the float model, external data included.
         compiled_bytes: Size of the compiled model.
-        bits_per_weight: Stored bits of all quantized layers over their weights; None without any.
+        redundancy_stored: Codes of all quantized layers over their weights; None without any.
+        code_bits_per_weight: Their bits.
+        bits_per_weight: Those and the bits of scales, zero points and signs.
     """
 
     float_bytes: int
     compiled_bytes: int
-    bits_per_weight: float | None
+    redundancy_stored: float | None = None
+    code_bits_per_weight: float | None = None
+    bits_per_weight: float | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from fqonnx.passes.inline_frame_ops import InlineFrameOpsPass
 from fqonnx.passes.normalize_linear import NormalizeLinearPass
 from fqonnx.passes.quantize_weights import QuantizeWeightsPass, Replacement
 from fqonnx.passes.select_weights import LinearLayer, SelectWeightsPass, Unquantized
+from fqonnx.passes.stages import Unit, stages
 from fqonnx.passes.verify import VerifyPass
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "QuantizeWeightsPass",
     "Replacement",
     "SelectWeightsPass",
+    "Unit",
     "Unquantized",
     "VerifyPass",
+    "stages",
 ]

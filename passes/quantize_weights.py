@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.tape import Tape
 
-from fqonnx.frames import HadamardFrame
+from fqonnx.frames import SignedFrame
 from fqonnx.packing import choose_block_size, pack_codes, pack_signs
 from fqonnx.passes.constants import Names, add_initializer, remove_if_unused
 from fqonnx.passes.select_weights import LinearLayer
@@ -70,14 +70,14 @@ class QuantizeWeightsPass(ir.passes.InPlacePass):
             bias = _shifted_bias(graph, names, bias, quantized.bias_shift.cpu().numpy())
         spec = FrameOpSpec(
             op_type="FrameMatMul",
-            dim_in=layer.dim_in,
-            dim_out=layer.dim_out,
-            num_vectors=quantized.frame.num_vectors,
+            frame_in=quantized.frame_in.spec,
+            frame_out=quantized.frame_out.spec,
             bits=quantized.bits,
-            block_size=choose_block_size(quantized.frame.num_vectors),
-            frame_in="hadamard" if "signs_in" in packed else "identity",
+            block_size=choose_block_size(quantized.frame_in.num_vectors),
+            group_size=quantized.group_size,
             dtype=layer.dtype,
             has_bias=bias is not None,
+            has_zero_points=quantized.zero_points is not None,
             contrib=self.contrib,
         )
         values: dict[str, ir.Value | None] = {"X": layer.x, **packed, "bias": bias}
@@ -125,15 +125,16 @@ def _add_packed(
     """Add the initializers of a quantized weight; return them by input name, and their bytes."""
     quantized = replacement.quantized
     weight = replacement.layers[0].weight
-    num_vectors = quantized.frame.num_vectors
+    block_size = choose_block_size(quantized.frame_in.num_vectors)
     arrays: dict[str, NDArray[np.generic]] = {
-        "codes": pack_codes(
-            quantized.codes.cpu().numpy(), quantized.bits, choose_block_size(num_vectors)
-        ),
+        "codes": pack_codes(quantized.codes.cpu().numpy(), quantized.bits, block_size),
         "scales": quantized.scales.cpu().numpy(),
     }
-    if isinstance(quantized.frame, HadamardFrame):
-        arrays["signs_in"] = pack_signs(quantized.frame.signs.cpu().numpy())
+    if quantized.zero_points is not None:
+        arrays["zero_points"] = quantized.zero_points.cpu().numpy()
+    for key, frame in (("signs_in", quantized.frame_in), ("signs_out", quantized.frame_out)):
+        if isinstance(frame, SignedFrame):
+            arrays[key] = pack_signs(frame.signs.cpu().numpy())
     values = {}
     for key, array in arrays.items():
         name = names.fresh(f"{weight.name}.{key}")

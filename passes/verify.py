@@ -9,7 +9,7 @@ import onnx_ir as ir
 from fqonnx.errors import ModelError
 from fqonnx.runtime_ops import DOMAIN
 
-_DIMS = ("dim_in", "dim_out", "num_vectors", "bits", "block_size")
+_DIMS = ("dim_in", "dim_out", "num_vectors_in", "num_vectors_out", "bits", "block_size")
 
 Signature = tuple[tuple[str, str, str], ...]
 
@@ -52,13 +52,24 @@ def _check_node(model: ir.Model, node: ir.Node) -> None:
     dims = [node.attributes.get_int(name, 0) for name in _DIMS]
     if not all(dims):
         raise _defect(str(node.name), f"one of the attributes {', '.join(_DIMS)} is missing")
-    dim_in, dim_out, num_vectors, bits, block_size = dims
+    dim_in, dim_out, vectors_in, vectors_out, bits, block_size = dims
+    group_size = node.attributes.get_int("group_size", 0) or vectors_in
+    groups = -(-vectors_in // group_size)
     expected: dict[str, tuple[int, ...]] = {
-        "codes": (dim_out, -(-num_vectors // block_size), block_size * bits // 8),
-        "scales": (dim_out,),
+        "codes": (vectors_out, -(-vectors_in // block_size), block_size * bits // 8),
+        "scales": (vectors_out, groups),
     }
-    if node.attributes.get_string("frame_in", "") == "hadamard":
-        expected["signs_in"] = (-(-dim_in // 8),)
+    if named.get("zero_points") is not None:
+        expected["zero_points"] = (vectors_out, groups)
+    for side, dim, vectors in (("in", dim_in, vectors_in), ("out", dim_out, vectors_out)):
+        kind = node.attributes.get_string(f"frame_{side}", "")
+        if kind != "identity":
+            expected[f"signs_{side}"] = (-(-dim // 8),)
+        elif dim != vectors:
+            raise _defect(str(node.name), f"frame_{side} is the identity of {dim} and {vectors}")
+        subspaces = node.attributes.get_ints(f"subspaces_{side}", ())
+        if kind == "fusion" and (len(subspaces) != 3 or subspaces[0] * subspaces[1] != vectors):
+            raise _defect(str(node.name), f"subspaces_{side} {subspaces} are not of {vectors}")
     for name, shape in expected.items():
         value = named.get(name)
         tensor = value.const_value if value is not None else None

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 from onnx.reference.op_run import OpRun
+
+from fqonnx.frames import Frame, FusionFrame, IdentityFrame, SignedFrame
+from fqonnx.packing import choose_block_size, pack_codes, pack_signs
+from fqonnx.quant import QuantizedWeight
 
 _DATA = Path(
     os.environ.get("FQONNX_TEST_DATA", Path(__file__).parents[1].parent / "shared" / "data")
@@ -37,6 +43,73 @@ def model_from_text(text: str, **initializers: np.ndarray) -> ir.Model:
         value.shape = ir.Shape(array.shape)
         model.graph.register_initializer(value)
     return model
+
+
+def fusion_frame(dim: int, subspaces: tuple[int, int, int], seed: int = 0) -> FusionFrame:
+    """Return a fusion frame of R^dim of (num_subspaces, subspace_dim, padded_dim)."""
+    signs = np.random.default_rng(seed).choice(np.array([-1, 1], np.int8), dim)
+    num_vectors = subspaces[0] * subspaces[1]
+    return FusionFrame(dim, num_vectors, torch.from_numpy(signs), *subspaces)
+
+
+def random_weight(
+    frame_in: Frame,
+    frame_out: Frame | int,
+    bits: int = 2,
+    *,
+    zero_points: bool = False,
+    group_size: int | None = None,
+    bias_shift: np.ndarray | None = None,
+    seed: int = 5,
+) -> QuantizedWeight:
+    """Return codes and scales that stand for no weight in particular.
+
+    A number in the place of the output frame is dim_out, without a frame.
+    """
+    frame_out = IdentityFrame(frame_out) if isinstance(frame_out, int) else frame_out
+    rng = np.random.default_rng(seed)
+    rows, columns = frame_out.num_vectors, frame_in.num_vectors
+    groups = 1 if group_size is None else -(-columns // group_size)
+    codes = rng.integers(0, 1 << bits, (rows, columns), dtype=np.uint8)
+    scales = rng.uniform(0.1, 0.3, (rows, groups)).astype(np.float16)
+    zeros = rng.integers(0, 1 << bits, (rows, groups), dtype=np.uint8)
+    return QuantizedWeight(
+        frame_in=frame_in,
+        frame_out=frame_out,
+        bits=bits,
+        codes=torch.from_numpy(codes),
+        scales=torch.from_numpy(scales),
+        zero_points=torch.from_numpy(zeros) if zero_points else None,
+        group_size=group_size,
+        bias_shift=None if bias_shift is None else torch.from_numpy(bias_shift),
+        weight_rel_error=0.0,
+        output_rel_error=None,
+        proxy_loss=None,
+    )
+
+
+def packed(weight: QuantizedWeight) -> dict[str, np.ndarray | None]:
+    """Return the inputs of an operator, but for the activation and the bias."""
+    block_size = choose_block_size(weight.frame_in.num_vectors)
+    frames = {"signs_in": weight.frame_in, "signs_out": weight.frame_out}
+    return {
+        "codes": pack_codes(weight.codes.numpy(), weight.bits, block_size),
+        "scales": weight.scales.numpy(),
+        "zero_points": None if weight.zero_points is None else weight.zero_points.numpy(),
+    } | {
+        name: pack_signs(frame.signs.numpy()) if isinstance(frame, SignedFrame) else None
+        for name, frame in frames.items()
+    }
+
+
+def described(weight: QuantizedWeight) -> dict[str, Any]:
+    """Return what the reference wants to know beside `packed`."""
+    return {
+        "frame_in": weight.frame_in.spec,
+        "frame_out": weight.frame_out.spec,
+        "bits": weight.bits,
+        "group_size": weight.group_size or 0,
+    }
 
 
 class MatMulNBits(OpRun):

@@ -13,6 +13,8 @@ def test_defaults_are_valid() -> None:
     assert config.bits == 2
     assert config.redundancy == 1.0
     assert config.method in METHODS
+    assert config.sides is None
+    assert config.sequential is False
     assert config.lowering == "fused"
 
 
@@ -24,6 +26,9 @@ def test_defaults_are_valid() -> None:
         *({"lowering": lowering} for lowering in ("fused", "stock", "onnx")),
         *({"redundancy": redundancy} for redundancy in (1, 1.0, 1.125, 3.0, 16.0)),
         {"method": "rtn", "redundancy": 1.0},
+        *({"sides": sides} for sides in (None, "in", "both")),
+        *({"method": method, "sides": "in"} for method in METHODS),
+        {"method": "framequant", "sides": "both", "redundancy": 1.1, "sequential": True},
         {"include": ("*attention*",), "exclude": ("lm_head",), "mask_input": "mask", "seed": 7},
     ],
 )
@@ -45,6 +50,11 @@ def test_valid_options(options: dict[str, Any]) -> None:
         ({"method": ""}, "method", "found ''"),
         ({"method": "rtn", "redundancy": 1.5}, "redundancy", "'rtn' uses no frame"),
         ({"method": "gptq", "redundancy": 1.01}, "redundancy", "found 1.01"),
+        ({"sides": "out"}, "sides", "found 'out'"),
+        ({"sides": ""}, "sides", "found ''"),
+        ({"sides": ("in", "both")}, "sides", "found ('in', 'both')"),
+        ({"method": "gptq", "sides": "both"}, "sides", "'gptq' uses no frame"),
+        ({"method": "rtn", "sides": "both"}, "sides", "'rtn' uses no frame"),
         ({"lowering": "native"}, "lowering", "found 'native'"),
     ],
 )
@@ -67,6 +77,9 @@ def test_hints_name_the_choices() -> None:
     with pytest.raises(ConfigError) as caught:
         CompileConfig(lowering="native")  # type: ignore[arg-type]
     assert all(name in caught.value.hint for name in ("fused", "stock", "onnx"))
+    with pytest.raises(ConfigError) as caught:
+        CompileConfig(sides="out")  # type: ignore[arg-type]
+    assert all(name in caught.value.hint for name in ("in", "both"))
 
 
 def test_replacing_an_option_checks_it() -> None:
@@ -80,8 +93,38 @@ def test_config_does_not_change() -> None:
 
 
 def test_methods_are_known_by_their_own_names() -> None:
-    assert {"auto", "gptq", "rtn"} <= set(METHODS)
+    assert set(METHODS) == {"auto", "framequant", "gptq", "rtn"}
     for name, method in METHODS.items():
         assert method.name == name
         assert method.step_multipliers
         assert all(multiplier > 0 for multiplier in method.step_multipliers)
+        assert method.damping is None or method.damping > 0
+        CompileConfig(method=name, sides=method.sides)
+
+
+def test_only_the_own_method_has_the_own_ideas() -> None:
+    for name in ("framequant", "gptq", "rtn"):
+        method = METHODS[name]
+        assert method.step_multipliers == (1.0,)
+        assert method.sweeps == 0
+        assert not method.corrects_mean
+
+
+@pytest.mark.parametrize("name", ["gptq", "rtn"])
+def test_baselines_have_a_grid_for_each_128_codes(name: str) -> None:
+    method = METHODS[name]
+    assert (method.frame, method.sides) == ("identity", "in")
+    assert (method.alphabet, method.group_size) == ("min-max", 128)
+    assert method.feedback == ("ldlq" if name == "gptq" else "none")
+
+
+def test_framequant_is_that_of_its_authors() -> None:
+    method = METHODS["framequant"]
+    assert (method.frame, method.sides) == ("fusion", "both")
+    assert (method.alphabet, method.feedback, method.damping) == ("two-sigma", "ldlq", 0.01)
+
+
+@pytest.mark.parametrize("method", ["framequant", "gptq", "rtn"])
+def test_one_bit_with_an_integer_zero_point_is_refused(method: str) -> None:
+    with pytest.raises(ConfigError, match="two levels on one side of zero"):
+        CompileConfig(method=method, bits=1)

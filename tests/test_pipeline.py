@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -9,7 +10,15 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from fqonnx import CompileConfig, ConfigError, DataError, ModelError, compile_model
+from fqonnx import (
+    CompileConfig,
+    CompileReport,
+    ConfigError,
+    DataError,
+    ModelError,
+    compile_model,
+)
+from fqonnx.report import LayerReport
 from support import mlp_model, model_from_text
 
 MLP_LAYERS = 3
@@ -104,18 +113,27 @@ def test_same_seed_same_bytes(mlp: Path, data: Path, tmp_path: Path) -> None:
     assert first.read_bytes() != other.read_bytes()
 
 
-def test_bits_per_weight_counts_every_stored_byte(mlp: Path, data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["auto", "framequant", "gptq"])
+def test_bits_per_weight_counts_every_stored_byte(
+    method: str, mlp: Path, data: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out.onnx"
-    report = compile_model(mlp, out, calibration=data)
+    report = compile_model(mlp, out, CompileConfig(method=method), calibration=data)
     stored = {
         name: value.const_value.nbytes
         for name, value in ir.load(out).graph.initializers.items()
-        if name.endswith((".codes", ".scales", ".signs_in"))
+        if name.endswith((".codes", ".scales", ".zero_points", ".signs_in", ".signs_out"))
     }
-    quantized = [layer for layer in report.layers if layer.status == "quantized"]
+    parts = {"auto": 3, "framequant": 5, "gptq": 3}
+    assert len(stored) == parts[method] * MLP_LAYERS
+    quantized = quantized_layers(report)
     assert sum(stored.values()) == sum(layer.stored_bytes or 0 for layer in quantized)
     weights = sum((layer.dim_in or 0) * (layer.dim_out or 0) for layer in quantized)
     assert report.model.bits_per_weight == pytest.approx(sum(stored.values()) * 8 / weights)
+
+
+def quantized_layers(report: CompileReport) -> list[LayerReport]:
+    return [layer for layer in report.layers if layer.status == "quantized"]
 
 
 def test_report_is_json_with_the_documented_keys(mlp: Path, data: Path, tmp_path: Path) -> None:
@@ -123,11 +141,151 @@ def test_report_is_json_with_the_documented_keys(mlp: Path, data: Path, tmp_path
     assert set(report) >= {"layers", "model", "outputs", "calibration", "timing", "versions"}
     assert set(report["layers"][0]) >= {
         *("name", "op_type", "dim_in", "dim_out", "status", "reason", "method", "bits"),
-        *("redundancy", "stored_bytes", "bits_per_weight", "weight_rel_error"),
-        "output_rel_error",
+        *("redundancy_asked", "redundancy_in", "redundancy_out", "redundancy_stored"),
+        *("stored_bytes", "bits_per_weight", "weight_rel_error"),
+        *("output_rel_error", "proxy_loss"),
     }
-    assert set(report["model"]) == {"float_bytes", "compiled_bytes", "bits_per_weight"}
+    assert set(report["model"]) == {
+        *("float_bytes", "compiled_bytes"),
+        *("redundancy_stored", "code_bits_per_weight", "bits_per_weight"),
+    }
     assert set(report["outputs"][0]) >= {"name", "cosine", "sqnr_db", "max_abs_diff"}
+
+
+# FrameQuant, and frames on both sides.
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_framequant_counts_its_redundancy(
+    calibrated: bool, mlp: Path, data: Path, tmp_path: Path
+) -> None:
+    # 1.1 asks for 8.8 subspaces of an eighth of the dimension: 9 it is.
+    config = CompileConfig(method="framequant", redundancy=1.1)
+    calibration = data if calibrated else "none"
+    report = compile_model(mlp, tmp_path / "out.onnx", config, calibration=calibration)
+    assert len(quantized_layers(report)) == MLP_LAYERS
+    for layer in quantized_layers(report):
+        assert (layer.method, layer.redundancy_asked) == ("framequant", 1.1)
+        assert (layer.redundancy_in, layer.redundancy_out) == (1.125, 1.125)
+        assert layer.redundancy_stored == 1.125**2
+        assert layer.bits_per_weight is not None
+        assert layer.bits_per_weight > 2 * 1.125**2
+        if calibrated:
+            assert layer.proxy_loss is not None
+            assert 0 < layer.proxy_loss < np.inf
+        else:
+            assert (layer.proxy_loss, layer.output_rel_error) == (None, None)
+    assert report.model.redundancy_stored == 1.125**2
+    assert report.model.code_bits_per_weight == 2 * 1.125**2
+    assert report.model.bits_per_weight is not None
+    assert report.model.bits_per_weight > report.model.code_bits_per_weight
+
+
+@pytest.mark.parametrize(
+    ("config", "redundancy"),
+    [
+        (CompileConfig(method="framequant", sides="in", redundancy=1.1), (1.125, 1.0)),
+        (CompileConfig(sides="both", redundancy=1.25), (1.25, 1.25)),
+        (CompileConfig(redundancy=1.25), (1.25, 1.0)),
+        (CompileConfig(method="gptq", bits=3), (1.0, 1.0)),
+    ],
+    ids=["fusion in", "hadamard both", "hadamard in", "none"],
+)
+def test_report_tells_the_sides_apart(
+    config: CompileConfig, redundancy: tuple[float, float], mlp: Path, data: Path, tmp_path: Path
+) -> None:
+    report = compile_model(mlp, tmp_path / "out.onnx", config, calibration=data)
+    for layer in quantized_layers(report):
+        assert (layer.redundancy_in, layer.redundancy_out) == redundancy
+        assert layer.redundancy_stored == redundancy[0] * redundancy[1]
+    assert report.model.code_bits_per_weight == config.bits * redundancy[0] * redundancy[1]
+
+
+def test_report_of_padded_layers_counts_the_padding(data: Path, tmp_path: Path) -> None:
+    path = linear_model("float[n, 33] y", tmp_path, dim_out=33)
+    config = CompileConfig(method="framequant")
+    report = compile_model(path, tmp_path / "out.onnx", config, calibration=data)
+    (layer,) = quantized_layers(report)
+    assert (layer.redundancy_asked, layer.redundancy_in) == (1.0, 1.0)
+    assert layer.redundancy_out == layer.redundancy_stored
+    assert layer.redundancy_out is not None
+    rows = ir.load(tmp_path / "out.onnx").graph.initializers["w.codes"].shape[0]
+    assert layer.redundancy_out == rows / 33 > 1.0
+
+
+@pytest.mark.parametrize("sides", ["in", "both"])
+@pytest.mark.parametrize("method", ["auto", "framequant"])
+def test_four_bits_are_close_whatever_the_frames(
+    method: str, sides: Literal["in", "both"], mlp: Path, data: Path, tmp_path: Path
+) -> None:
+    results = {}
+    for lowering in ("fused", "stock", "onnx"):
+        out = tmp_path / f"{lowering}.onnx"
+        config = CompileConfig(method=method, sides=sides, bits=4, lowering=lowering)
+        report = compile_model(mlp, out, config, calibration=data)
+        assert report.outputs[0].cosine > 0.98
+        onnx.checker.check_model(str(out), full_check=True)
+        results[lowering] = run(out, data)
+    np.testing.assert_array_equal(results["fused"], results["stock"])
+    scale = np.abs(results["onnx"]).max()
+    np.testing.assert_allclose(results["fused"], results["onnx"], atol=0.02 * scale)
+
+
+# Layer after layer.
+
+
+def test_sequential_differs_in_all_but_the_first_layer(
+    mlp: Path, data: Path, tmp_path: Path
+) -> None:
+    paths, reports = {}, {}
+    for sequential in (True, False):
+        paths[sequential] = tmp_path / f"{sequential}.onnx"
+        config = CompileConfig(sequential=sequential)
+        reports[sequential] = compile_model(mlp, paths[sequential], config, calibration=data)
+    losses = {
+        name: [layer.proxy_loss for layer in quantized_layers(report)]
+        for name, report in reports.items()
+    }
+    assert losses[True][0] == losses[False][0]
+    assert all(a != b for a, b in zip(losses[True][1:], losses[False][1:], strict=True))
+    assert [layer.name for layer in reports[True].layers] == ["first", "second", "third"]
+    assert reports[True].options["sequential"] is True
+    steps = {f"{step}_s" for step in ("load", "calibrate", "quantize", "rewrite", "write")}
+    for report in reports.values():
+        assert set(report.timing) == {*steps, "compare_s", "total_s"}
+        parts = sum(seconds for name, seconds in report.timing.items() if name != "total_s")
+        assert parts <= report.timing["total_s"] + 0.01
+
+
+@pytest.mark.parametrize("method", ["auto", "framequant"])
+def test_sequential_with_frames_on_both_sides_in_standard_operators(
+    method: str, mlp: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.onnx"
+    config = CompileConfig(bits=4, method=method, sides="both", sequential=True, lowering="onnx")
+    report = compile_model(mlp, out, config, calibration=data)
+    assert report.outputs[0].cosine > 0.98
+    onnx.checker.check_model(str(out), full_check=True)
+    onnx.shape_inference.infer_shapes(onnx.load(out), check_type=True, strict_mode=True)
+    assert {opset.domain for opset in onnx.load(out).opset_import} == {"", "fqonnx"}
+
+
+@pytest.mark.parametrize("calibration", ["synthetic", "none"])
+def test_sequential_without_data(calibration: str, mlp: Path, tmp_path: Path) -> None:
+    config = CompileConfig(bits=4, sequential=True, lowering="stock")
+    report = compile_model(mlp, tmp_path / "out.onnx", config, calibration=calibration)
+    assert len(quantized_layers(report)) == MLP_LAYERS
+    assert report.outputs[0].cosine > 0.98
+
+
+def test_sequential_float16_model(data: Path, tmp_path: Path) -> None:
+    path, out, half = tmp_path / "half.onnx", tmp_path / "out.onnx", tmp_path / "half.npz"
+    ir.save(mlp_model(np.float16), path)
+    np.savez(half, x=np.load(data)["x"].astype(np.float16))
+    config = CompileConfig(bits=4, method="framequant", sequential=True)
+    report = compile_model(path, out, config, calibration=half)
+    assert report.outputs[0].cosine > 0.98
+    assert run(out, half).dtype == np.float16
 
 
 @pytest.mark.parametrize(
@@ -249,13 +407,15 @@ def test_float16_model(data: Path, tmp_path: Path) -> None:
     assert run(out, half).dtype == np.float16
 
 
-def linear_model(declared: str, tmp_path: Path, *, output: str = "y = MatMul(x, w)") -> Path:
+def linear_model(
+    declared: str, tmp_path: Path, *, output: str = "y = MatMul(x, w)", dim_out: int = 96
+) -> Path:
     text = f"""
     <ir_version: 10, opset_import: ["": 20]>
     g (float[n, 64] x) => ({declared}) {{ {output} }}
     """
     rng = np.random.default_rng(0)
-    weight = rng.standard_normal((64, 96)).astype(np.float32)
+    weight = rng.standard_normal((64, dim_out)).astype(np.float32)
     path = tmp_path / "linear.onnx"
     ir.save(model_from_text(text, w=weight), path)
     return path

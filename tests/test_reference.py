@@ -6,9 +6,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fqonnx.config import METHODS
-from fqonnx.frames import HadamardFrame, IdentityFrame, hadamard_size
-from fqonnx.packing import choose_block_size, pack_codes, pack_signs
+from fqonnx.config import METHODS, Method
+from fqonnx.frames import (
+    Frame,
+    FrameSpec,
+    FusionFrame,
+    HadamardFrame,
+    IdentityFrame,
+    fusion_size,
+    hadamard_size,
+)
+from fqonnx.packing import pack_codes, pack_signs
 from fqonnx.quant import quantize_weight
 from fqonnx.reference import (
     analysis_operator,
@@ -16,62 +24,59 @@ from fqonnx.reference import (
     frame_dequant,
     frame_matmul,
 )
+from support import described, fusion_frame, packed, random_weight
+
+KINDS = ("fusion", "hadamard", "identity")
+FRAMES = pytest.mark.parametrize("frame_in", KINDS)
 
 
-def random_node(
-    rng: np.random.Generator, frame_in: str, dim_in: int, dim_out: int, bits: int
-) -> tuple[dict[str, np.ndarray | None], dict[str, int | str]]:
-    num_vectors = hadamard_size(dim_in, 1.3) if frame_in == "hadamard" else dim_in
-    codes = rng.integers(0, 2**bits, (dim_out, num_vectors), np.uint8)
-    inputs = {
-        "codes": pack_codes(codes, bits, choose_block_size(num_vectors)),
-        "scales": rng.random(dim_out).astype(np.float16),
-        "signs_in": None,
-    }
-    if frame_in == "hadamard":
-        inputs["signs_in"] = pack_signs(rng.choice(np.array([-1, 1], np.int8), dim_in))
-    return inputs, {
-        "frame_in": frame_in,
-        "dim_in": dim_in,
-        "num_vectors": num_vectors,
-        "bits": bits,
-    }
+def draw_frame(kind: str, dim: int, redundancy: float = 1.3) -> Frame:
+    if kind == "identity":
+        return IdentityFrame(dim)
+    frame = HadamardFrame if kind == "hadamard" else FusionFrame
+    return frame.create(dim, redundancy, seed=dim)
 
 
-FRAMES = pytest.mark.parametrize("frame_in", ["hadamard", "identity"])
+def random_signs(dim: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return pack_signs(rng.choice(np.array([-1, 1], np.int8), dim))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=60)
 @given(
-    frame_in=st.sampled_from(["hadamard", "identity"]),
+    frames=st.tuples(st.sampled_from(KINDS), st.sampled_from(KINDS)),
     dim_in=st.integers(1, 100),
     dim_out=st.integers(1, 9),
     bits=st.integers(1, 4),
     batch=st.sampled_from([(), (1,), (5,), (2, 3), (0,)]),
     with_bias=st.booleans(),
-    with_zero_points=st.booleans(),
+    zero_points=st.booleans(),
+    group_size=st.sampled_from([None, 32, 128]),
     seed=st.integers(0, 2**31),
 )
 def test_matmul_is_the_product_with_the_dequantized_weight(
-    frame_in: str,
+    frames: tuple[str, str],
     dim_in: int,
     dim_out: int,
     bits: int,
     batch: tuple[int, ...],
     with_bias: bool,
-    with_zero_points: bool,
+    zero_points: bool,
+    group_size: int | None,
     seed: int,
 ) -> None:
     rng = np.random.default_rng(seed)
-    inputs, attributes = random_node(rng, frame_in, dim_in, dim_out, bits)
-    if with_zero_points:
-        inputs["zero_points"] = rng.integers(0, 2**bits, dim_out, np.uint8)
+    frame_in, frame_out = draw_frame(frames[0], dim_in), draw_frame(frames[1], dim_out)
+    node = random_weight(
+        frame_in, frame_out, bits, zero_points=zero_points, group_size=group_size, seed=seed
+    )
     x = rng.standard_normal((*batch, dim_in)).astype(np.float32)
     bias = rng.standard_normal(dim_out).astype(np.float32) if with_bias else None
-    weight = frame_dequant(**inputs, **attributes)
+    weight = frame_dequant(**packed(node), **described(node))
     assert weight.shape == (dim_in, dim_out)
+    assert np.allclose(weight, node.dequantize().numpy(), atol=1e-4)
     expected = x.astype(np.float64) @ weight + (0 if bias is None else bias)
-    y = frame_matmul(x, **inputs, bias=bias, **attributes)
+    y = frame_matmul(x, **packed(node), bias=bias, **described(node))
     assert y.shape == (*batch, dim_out)
     assert np.allclose(y, expected, rtol=1e-9, atol=1e-9)
 
@@ -79,55 +84,112 @@ def test_matmul_is_the_product_with_the_dequantized_weight(
 @settings(deadline=None, max_examples=40)
 @given(dim_in=st.integers(1, 200), sixteenths=st.integers(16, 48), seed=st.integers(0, 2**31))
 def test_hadamard_operator_is_parseval(dim_in: int, sixteenths: int, seed: int) -> None:
-    num_vectors = hadamard_size(dim_in, sixteenths / 16)
-    signs = np.random.default_rng(seed).choice(np.array([-1, 1], np.int8), dim_in)
-    operator = analysis_operator("hadamard", pack_signs(signs), dim_in, num_vectors)
-    assert operator.shape == (num_vectors, dim_in)
-    assert np.allclose(operator.T @ operator, np.eye(dim_in), rtol=0, atol=1e-10)
+    frame = FrameSpec("hadamard", dim_in, hadamard_size(dim_in, sixteenths / 16))
+    assert_parseval(frame, seed)
+
+
+@settings(deadline=None, max_examples=40)
+@given(dim_in=st.integers(1, 200), sixteenths=st.integers(16, 48), seed=st.integers(0, 2**31))
+def test_fusion_operator_is_parseval(dim_in: int, sixteenths: int, seed: int) -> None:
+    subspaces = fusion_size(dim_in, sixteenths / 16)
+    assert_parseval(FrameSpec("fusion", dim_in, subspaces[0] * subspaces[1], subspaces), seed)
+
+
+def assert_parseval(frame: FrameSpec, seed: int) -> None:
+    operator = analysis_operator(frame, random_signs(frame.dim, seed))
+    assert operator.shape == (frame.num_vectors, frame.dim)
+    assert np.allclose(operator.T @ operator, np.eye(frame.dim), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        HadamardFrame.create(60, 1.3),
+        FusionFrame.create(48, 1.1),
+        FusionFrame.create(41),
+        FusionFrame.create(100, 1.2),
+        fusion_frame(17, (7, 4, 18)),
+        fusion_frame(15, (4, 4, 16)),
+    ],
+    ids=lambda frame: str(frame.spec),
+)
+def test_operator_is_that_of_the_fast_transform(frame: HadamardFrame | FusionFrame) -> None:
+    operator = analysis_operator(frame.spec, pack_signs(frame.signs.numpy()))
+    assert np.allclose(operator, frame.matrix().numpy(), rtol=0, atol=1e-12)
 
 
 def test_hadamard_operator_by_hand() -> None:
     signs = pack_signs(np.array([1, -1, -1], np.int8))
     expected = np.array([[1, 1, 1], [1, -1, 1], [1, 1, -1], [1, -1, -1]]) / 2 * [1, -1, -1]
-    assert np.allclose(analysis_operator("hadamard", signs, 3, 4), expected)
+    assert np.allclose(analysis_operator(FrameSpec("hadamard", 3, 4), signs), expected)
 
 
 def test_dct_operator_by_hand() -> None:
     signs = pack_signs(np.ones(3, np.int8))
     half, root6 = math.sqrt(1 / 2), math.sqrt(1 / 6)
     expected = [[math.sqrt(1 / 3)] * 3, [half, 0, -half], [root6, -2 * root6, root6]]
-    assert np.allclose(analysis_operator("hadamard", signs, 3, 3), expected)
+    assert np.allclose(analysis_operator(FrameSpec("hadamard", 3, 3), signs), expected)
 
 
 def test_the_odd_index_is_the_slow_one() -> None:
-    operator = analysis_operator("hadamard", pack_signs(np.ones(6, np.int8)), 6, 6)
+    operator = analysis_operator(FrameSpec("hadamard", 6, 6), pack_signs(np.ones(6, np.int8)))
     assert np.allclose(operator[0], math.sqrt(1 / 6))
     assert np.allclose(operator[1], math.sqrt(1 / 6) * np.array([1, -1, 1, -1, 1, -1]))
     assert np.allclose(operator[2], [0.5, 0.5, 0, 0, -0.5, -0.5])
 
 
+def fusion_operator(num_subspaces: int, subspace_dim: int, dim: int) -> np.ndarray:
+    """Return the operator without its block Hadamard transform; ``dim`` is twice an odd number."""
+    spec = FrameSpec(
+        "fusion", dim, num_subspaces * subspace_dim, (num_subspaces, subspace_dim, dim)
+    )
+    operator = analysis_operator(spec, pack_signs(np.ones(dim, np.int8)))
+    runs = np.kron(np.eye(dim // 2), np.array([[1, 1], [1, -1]]) / np.sqrt(2))
+    assert dim % 4 == 2
+    return operator @ runs
+
+
+def test_fusion_operator_of_one_row_by_hand() -> None:
+    # The Fourier matrix of order 3 as real 2 × 2 blocks: every row one subspace.
+    turn = np.array([[-0.5, -math.sqrt(0.75)], [math.sqrt(0.75), -0.5]])
+    powers = [np.linalg.matrix_power(turn, k) for k in range(3)]
+    expected = np.block([[powers[j * c % 3] for c in range(3)] for j in range(3)]) / math.sqrt(3)
+    assert np.allclose(fusion_operator(3, 2, 6), expected)
+
+
+def test_fusion_operator_of_a_spectral_tetris_by_hand() -> None:
+    half, more = 0.5, math.sqrt(0.75)
+    rows = [[1, 1, half, half, 0], [0, 0, more, -more, 1]]  # columns of norm 1, rows of norm² 2½
+    operator = fusion_operator(4, 4, 10).reshape(2, 4, 2, 5, 2)  # row, subspace, part, column, part
+    for row, start in zip((0, 1), (0, 2), strict=True):
+        for subspace in range(4):
+            turns = 1j ** (subspace * (np.arange(5) - start))  # fourth roots of unity
+            vector = np.array(rows[row]) * turns / 2
+            found = operator[row, subspace]
+            assert np.allclose(found[0], np.stack([vector.real, -vector.imag], axis=1))
+            assert np.allclose(found[1], np.stack([vector.imag, vector.real], axis=1))
+
+
+def test_subspaces_of_a_fusion_frame_are_of_one_dimension() -> None:
+    operator = analysis_operator(FrameSpec("fusion", 18, 28, (7, 4, 18)), random_signs(18, 0))
+    for subspace in range(7):
+        vectors = operator.reshape(2, 7, 2, 18)[:, subspace].reshape(4, 18)
+        assert np.allclose(vectors @ vectors.T, np.eye(4) * 18 / 28)
+
+
 def test_identity_operator_is_the_identity() -> None:
-    assert np.array_equal(analysis_operator("identity", None, 7, 7), np.eye(7))
+    assert np.array_equal(analysis_operator(FrameSpec("identity", 7, 7), None), np.eye(7))
 
 
-@pytest.mark.parametrize("frame_in", ["harmonic", "fusion", "", "Hadamard"])
-def test_an_unknown_frame_is_refused_by_name(frame_in: str) -> None:
-    with pytest.raises(ValueError, match=f"unknown frame '{frame_in}'"):
-        analysis_operator(frame_in, np.zeros(1, np.uint8), 4, 4)
-
-
-def test_an_unknown_frame_is_refused_by_the_operators() -> None:
-    inputs, attributes = random_node(np.random.default_rng(0), "identity", 16, 2, 2)
-    attributes["frame_in"] = "harmonic"
-    with pytest.raises(ValueError, match="harmonic"):
-        frame_dequant(**inputs, **attributes)
-    with pytest.raises(ValueError, match="harmonic"):
-        frame_matmul(np.ones((1, 16)), **inputs, **attributes)
-
-
-def test_a_hadamard_frame_without_signs_is_refused() -> None:
-    with pytest.raises(ValueError, match="signs_in"):
-        analysis_operator("hadamard", None, 4, 4)
+@pytest.mark.parametrize("kind", ["hadamard", "fusion"])
+def test_a_frame_without_signs_is_refused(kind: str) -> None:
+    weight = random_weight(draw_frame(kind, 16), draw_frame(kind, 24))
+    for side in ("in", "out"):
+        inputs = packed(weight) | {f"signs_{side}": None}
+        with pytest.raises(ValueError, match=f"unknown frame .{kind}."):
+            frame_dequant(**inputs, **described(weight))
+        with pytest.raises(ValueError, match=f"unknown frame .{kind}."):
+            frame_matmul(np.ones((1, 16)), **inputs, **described(weight))
 
 
 @pytest.mark.parametrize(
@@ -141,56 +203,60 @@ def test_a_hadamard_frame_without_signs_is_refused() -> None:
 )
 def test_mid_rise_values(bits: int, values: list[float]) -> None:
     codes = pack_codes(np.arange(2**bits, dtype=np.uint8)[None], bits, 16)
-    coeffs = dequantized_coeffs(codes, np.array([2.0], np.float16), bits=bits, num_vectors=2**bits)
+    scales = np.array([[2.0]], np.float16)
+    coeffs = dequantized_coeffs(codes, scales, bits=bits, num_vectors=2**bits)
     assert coeffs.dtype == np.float64
     assert coeffs.tolist() == [[2 * value] for value in values]
 
 
 def test_zero_points_are_taken_from_the_codes_of_their_channel() -> None:
     codes = pack_codes(np.array([[0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]], np.uint8), 2, 16)
-    scales = np.array([1.0, 0.5, 2.0], np.float16)
-    zero_points = np.array([0, 2, 3], np.uint8)
+    scales = np.array([[1.0], [0.5], [2.0]], np.float16)
+    zero_points = np.array([[0], [2], [3]], np.uint8)
     coeffs = dequantized_coeffs(codes, scales, zero_points, bits=2, num_vectors=4)
     assert coeffs.T.tolist() == [[0, 1, 2, 3], [-1, -0.5, 0, 0.5], [-6, -4, -2, 0]]
 
 
+def test_each_group_has_its_scale_and_zero_point() -> None:
+    codes = pack_codes(np.array([[0, 1, 2, 3, 0], [3, 2, 1, 0, 3]], np.uint8), 2, 16)
+    scales = np.array([[1.0, 0.5, 4.0], [2.0, 1.0, 0.25]], np.float16)
+    zero_points = np.array([[0, 2, 1], [3, 0, 1]], np.uint8)
+    sizes = {"bits": 2, "num_vectors": 5, "group_size": 2}
+    coeffs = dequantized_coeffs(codes, scales, zero_points, **sizes)
+    assert coeffs.T.tolist() == [[0, 1, 0, 0.5, -4], [0, -2, 1, 0, 0.5]]
+    coeffs = dequantized_coeffs(codes, scales, **sizes)
+    assert coeffs.T.tolist() == [[-1.5, -0.5, 0.25, 0.75, -6], [3, 1, -0.5, -1.5, 0.375]]
+
+
 @FRAMES
 def test_codes_in_the_padding_are_ignored(frame_in: str) -> None:
-    rng = np.random.default_rng(3)
-    inputs, attributes = random_node(rng, frame_in, 20, 3, 2)
-    num_vectors = int(attributes["num_vectors"])
-    before = frame_dequant(**inputs, **attributes)
+    weight = random_weight(draw_frame(frame_in, 20), 3)
+    inputs, num_vectors = packed(weight), weight.frame_in.num_vectors
+    before = frame_dequant(**inputs, **described(weight))
     codes = inputs["codes"]
     assert codes is not None
     padding = codes.shape[1] * codes.shape[2] * 4 - num_vectors
     assert padding >= 4
     codes[:, -1, -(padding // 4) :] = 255
-    assert np.array_equal(frame_dequant(**inputs, **attributes), before)
+    assert np.array_equal(frame_dequant(**inputs, **described(weight)), before)
 
 
 @FRAMES
 def test_computes_in_float64_whatever_the_activation(frame_in: str) -> None:
-    inputs, attributes = random_node(np.random.default_rng(1), frame_in, 50, 4, 2)
+    weight = random_weight(draw_frame(frame_in, 50), 4)
+    inputs = packed(weight) | described(weight)
     x = np.random.default_rng(2).standard_normal((3, 50)).astype(np.float16)
-    y = frame_matmul(x, **inputs, **attributes)
+    y = frame_matmul(x, **inputs)
     assert y.dtype == np.float64
-    assert np.array_equal(y, frame_matmul(x.astype(np.float64), **inputs, **attributes))
+    assert np.array_equal(y, frame_matmul(x.astype(np.float64), **inputs))
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
-def test_the_packed_weight_is_the_one_that_was_quantized(method: str, bits: int) -> None:
-    weight = torch.randn(37, 6, generator=torch.Generator().manual_seed(0))
-    hadamard = METHODS[method].frame == "hadamard"
-    frame = HadamardFrame.create(37, 1.25) if hadamard else IdentityFrame(37)
-    result = quantize_weight(weight, frame, METHODS[method], bits)
-    rebuilt = frame_dequant(
-        pack_codes(result.codes.numpy(), bits, choose_block_size(frame.num_vectors)),
-        result.scales.numpy(),
-        signs_in=pack_signs(frame.signs.numpy()) if isinstance(frame, HadamardFrame) else None,
-        frame_in=METHODS[method].frame,
-        dim_in=37,
-        num_vectors=frame.num_vectors,
-        bits=bits,
-    )
+def test_the_packed_weight_is_the_one_that_was_quantized(method: Method, bits: int) -> None:
+    weight = torch.randn(150, 6, generator=torch.Generator().manual_seed(0))
+    frame_in = draw_frame(method.frame, 150, 1.25)
+    frame_out = draw_frame(method.frame if method.sides == "both" else "identity", 6, 1.25)
+    result = quantize_weight(weight, frame_in, frame_out, method, bits)
+    rebuilt = frame_dequant(**packed(result), **described(result))
     assert np.allclose(rebuilt, result.dequantize().numpy(), atol=1e-5)

@@ -22,7 +22,9 @@ def test_sentences_are_many_and_always_the_same() -> None:
     assert docstrings.sentences(seed=1) != first
 
 
-@pytest.mark.parametrize("script", ["demo.py", "quality.py", "bench/matmul.py"])
+@pytest.mark.parametrize(
+    "script", ["architecture_table.py", "demo.py", "quality.py", "bench/matmul.py"]
+)
 def test_scripts_say_what_they_do(script: str) -> None:
     command = [sys.executable, str(TOOLS / script), "--help"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -36,8 +36,14 @@ RUNS = (
     ("`auto`, 4 bits", CompileConfig(bits=4), REAL),
     ("`auto`, 2 bits", CompileConfig(), "synthetic"),
     ("`auto`, 2 bits", CompileConfig(), "none"),
-    ("`gptq` (no frame, a step a channel), 2 bits", CompileConfig(method="gptq"), REAL),
-    ("`rtn` (no frame, a step a channel), 2 bits", CompileConfig(method="rtn"), "none"),
+    ("`framequant`, 2 bits", CompileConfig(method="framequant"), REAL),
+    (
+        "`framequant`, 2 bits, redundancy 1.1",
+        CompileConfig(method="framequant", redundancy=1.1),
+        REAL,
+    ),
+    ("`gptq` (no frame, groups of 128), 2 bits", CompileConfig(method="gptq"), REAL),
+    ("`rtn` (no frame, groups of 128), 2 bits", CompileConfig(method="rtn"), "none"),
 )
 
 

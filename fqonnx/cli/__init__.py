@@ -1,4 +1,4 @@
-"""The command line: ``fqonnx export | compile | diff | inspect``."""
+"""The command line: ``fqonnx export | compile | diff | inspect | sweep``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from fqonnx.cli.console import print_error
 from fqonnx.cli.diff import diff_command
 from fqonnx.cli.export import export_command
 from fqonnx.cli.inspect import inspect_command
+from fqonnx.cli.sweep import sweep_command
 from fqonnx.errors import FqonnxError
 
 
@@ -40,3 +41,4 @@ main.add_command(export_command)
 main.add_command(compile_command)
 main.add_command(diff_command)
 main.add_command(inspect_command)
+main.add_command(sweep_command)

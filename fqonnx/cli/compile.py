@@ -8,7 +8,16 @@ from typing import get_args
 import click
 
 from fqonnx.cli.console import check_writable, print_compile_report, track, write_text
-from fqonnx.config import METHODS, CompileConfig, Lowering
+from fqonnx.cli.options import (
+    calibration_option,
+    exclude_option,
+    include_option,
+    mask_input_option,
+    seed_option,
+    sequential_option,
+    sides_option,
+)
+from fqonnx.config import METHODS, CompileConfig, Lowering, Sides
 from fqonnx.model_file import check_targets, load_model, model_files, output_files
 from fqonnx.pipeline import compile_model
 
@@ -31,17 +40,14 @@ _FILE = click.Path(path_type=Path)
     type=click.Choice(sorted(METHODS)),
     default="auto",
     show_default=True,
-    help="auto: Hadamard frame and LDLQ; gptq and rtn: no frame, to compare with.",
+    help="auto: Hadamard frame and LDLQ; framequant: as in arXiv 2403.06082; gptq and rtn: no "
+    "frame, groups of 128, to compare with.",
 )
-@click.option(
-    "--calibration",
-    default="synthetic",
-    show_default=True,
-    metavar="FILE.npz|DIR|synthetic|none",
-    help="Samples on the first axis, named as the inputs; every eighth is held back to compare.",
-)
-@click.option("--include", multiple=True, metavar="GLOB", help="Quantize only these layers.")
-@click.option("--exclude", multiple=True, metavar="GLOB", help="Keep these layers float.")
+@sides_option
+@sequential_option
+@calibration_option
+@include_option
+@exclude_option
 @click.option(
     "--lowering",
     type=click.Choice(get_args(Lowering)),
@@ -50,9 +56,9 @@ _FILE = click.Path(path_type=Path)
     help="fused: FrameMatMul with a body for ORT; stock: its plain nodes; onnx: a body of "
     "ONNX standard operators only.",
 )
-@click.option("--mask-input", metavar="NAME", help="Input whose zeros mark padding.")
+@mask_input_option
 @click.option("--json", "json_path", type=_FILE, help="Write the report here.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@seed_option
 @click.option("--device", default="cpu", show_default=True, help="Torch device of the numerics.")
 def compile_command(
     model: Path,
@@ -60,6 +66,8 @@ def compile_command(
     bits: int,
     redundancy: float,
     method: str,
+    sides: Sides | None,
+    sequential: bool,
     calibration: str,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
@@ -79,6 +87,8 @@ def compile_command(
         bits=bits,
         redundancy=redundancy,
         method=method,
+        sides=sides,
+        sequential=sequential,
         include=include,
         exclude=exclude,
         lowering=lowering,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from fqonnx.diff import OutputDiff
 from fqonnx.errors import ConfigError
@@ -32,6 +33,11 @@ def track(items: Sequence[Item], description: str, /) -> Iterable[Item]:
         *columns, console=_stderr, transient=True, disable=not _stderr.is_terminal
     ) as progress:
         yield from progress.track(items, description=description)
+
+
+def print_status(message: str) -> None:
+    """Print on stderr how far the work has come."""
+    _stderr.print(escape(message), soft_wrap=True)
 
 
 def print_error(message: str) -> None:
@@ -71,9 +77,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def print_compile_report(report: CompileReport, output_path: Path) -> None:
-    """Print the one table that ends a compilation, and what stayed float."""
+    """Print what became of each layer, the one table that ends a compilation, what stayed float."""
     model = report.model
     quantized = [layer for layer in report.layers if layer.status == "quantized"]
+    if quantized:
+        console.print(_layer_table(quantized))
     table = Table(title=f"{escape(str(output_path))}", title_justify="left")
     table.add_column("")
     table.add_column("float", justify="right")
@@ -87,7 +95,12 @@ def print_compile_report(report: CompileReport, output_path: Path) -> None:
             megabytes(sum(layer.float_bytes or 0 for layer in quantized)),
             megabytes(stored),
         )
-        table.add_row("bits per weight", "", f"{model.bits_per_weight:.3f}")
+        asked = quantized[0].redundancy_asked
+        table.add_row(
+            f"redundancy, {asked:g} asked for", "", f"{model.redundancy_stored:.3f} stored"
+        )
+        table.add_row("bits of codes a weight", "", f"{model.code_bits_per_weight:.3f}")
+        table.add_row("bits per weight in all", "", f"{model.bits_per_weight:.3f}")
     table.add_section()
     for output in report.outputs:
         _add_output(table, output)
@@ -99,6 +112,22 @@ def print_compile_report(report: CompileReport, output_path: Path) -> None:
     )
     print_kept(report.layers)
     print_warnings(report.warnings)
+
+
+def _layer_table(layers: Sequence[LayerReport]) -> Table:
+    right = functools.partial(Column, justify="right")
+    columns = ("in × out", "redundancy", "bits/weight", "output error", "proxy loss")
+    table = Table(Column("layer", overflow="fold"), *map(right, columns))
+    for layer in layers:
+        table.add_row(
+            escape(layer.name),
+            f"{layer.dim_in} × {layer.dim_out}",
+            f"{layer.redundancy_in:.4g} × {layer.redundancy_out:.4g}",
+            f"{layer.bits_per_weight:.3f}",
+            "" if layer.output_rel_error is None else f"{layer.output_rel_error:.1%}",
+            "" if layer.proxy_loss is None else f"{layer.proxy_loss:.4g}",
+        )
+    return table
 
 
 def print_diff(outputs: Sequence[OutputDiff], float_bytes: int, compiled_bytes: int) -> None:

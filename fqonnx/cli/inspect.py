@@ -57,24 +57,26 @@ def inspect_command(path: Path) -> None:
 
 
 def _compiled_table(nodes: list[ir.Node]) -> Table:
-    table = Table(_NAME, "frame", "dim_in", "dim_out", "bits", "redundancy", "bits/weight")
+    table = Table(_NAME, "frames", "in × out", "bits", "redundancy", "bits/weight")
     table.title = f"{len(nodes)} quantized layers"
     taken: set[str] = set()
     for node in nodes:
         name = layer_name(node, taken)
         taken.add(name)
-        dims = {name: node.attributes.get_int(name, 0) for name in ("dim_in", "dim_out")}
-        num_vectors = node.attributes.get_int("num_vectors", 0)
+        dim_in, dim_out, vectors_in, vectors_out = (
+            node.attributes.get_int(name, 0)
+            for name in ("dim_in", "dim_out", "num_vectors_in", "num_vectors_out")
+        )
+        frames = [node.attributes.get_string(f"frame_{side}", "") for side in ("in", "out")]
         # codes, scales, zero points and signs; the activation and the bias are the model's own
         packed = [v.const_value for v in node.inputs[1:6] if v is not None]
         stored = sum(tensor.nbytes for tensor in packed if tensor is not None)
         table.add_row(
             escape(name),
-            node.attributes.get_string("frame_in", ""),
-            str(dims["dim_in"]),
-            str(dims["dim_out"]),
+            " × ".join(frames) if frames[1] != "identity" else frames[0],
+            f"{dim_in} × {dim_out}",
             str(node.attributes.get_int("bits", 0)),
-            f"{num_vectors / dims['dim_in']:.3f}",
-            f"{stored * 8 / (dims['dim_in'] * dims['dim_out']):.3f}",
+            f"{vectors_in * vectors_out / (dim_in * dim_out):.3f}",
+            f"{stored * 8 / (dim_in * dim_out):.3f}",
         )
     return table

@@ -1,7 +1,18 @@
 """Frames: the bases, redundant or not, in which weights are quantized."""
 
-from fqonnx.frames.base import Frame
+from fqonnx.frames.base import Frame, FrameSpec, SignedFrame
+from fqonnx.frames.fusion import FusionFrame, fusion_blocks, fusion_size
 from fqonnx.frames.hadamard import HadamardFrame, hadamard_size
 from fqonnx.frames.identity import IdentityFrame
 
-__all__ = ["Frame", "HadamardFrame", "IdentityFrame", "hadamard_size"]
+__all__ = [
+    "Frame",
+    "FrameSpec",
+    "FusionFrame",
+    "HadamardFrame",
+    "IdentityFrame",
+    "SignedFrame",
+    "fusion_blocks",
+    "fusion_size",
+    "hadamard_size",
+]

@@ -13,6 +13,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fqonnx.config import FrameKind
+
+
+@dataclass(frozen=True)
+class FrameSpec:
+    """A frame but for its signs: what an operator's attributes say of it.
+
+    Attributes:
+        kind: Which frame.
+        dim: Dimension of the space.
+        num_vectors: Number of frame vectors.
+        subspaces: Number of subspaces, their dimension, and the dimension that ``dim`` is padded
+            to, for a fusion frame.
+    """
+
+    kind: FrameKind
+    dim: int
+    num_vectors: int
+    subspaces: tuple[int, int, int] | None = None
+
 
 @dataclass(frozen=True, eq=False)
 class Frame(ABC):
@@ -37,6 +57,11 @@ class Frame(ABC):
     def redundancy(self) -> float:
         """num_vectors / dim, at least 1."""
         return self.num_vectors / self.dim
+
+    @property
+    @abstractmethod
+    def spec(self) -> FrameSpec:
+        """The frame but for its signs."""
 
     @abstractmethod
     def analysis(self, x: Tensor) -> Tensor:
@@ -67,3 +92,30 @@ class Frame(ABC):
     def transform_hessian(self, hessian: Tensor) -> Tensor:
         """Return THTᵀ (num_vectors, num_vectors) of a symmetric H (dim, dim)."""
         return self.analysis(self.analysis(hessian).T.contiguous())
+
+
+@dataclass(frozen=True, eq=False)
+class SignedFrame(Frame):
+    """A frame that begins with random signs.
+
+    Attributes:
+        signs: Random signs (dim,), int8, each +1 or -1, applied before the transform.
+
+    Raises:
+        ValueError: Signs do not fit dim, or are not signs.
+    """
+
+    signs: Tensor
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.signs.shape != (self.dim,):
+            raise ValueError(f"signs have shape {tuple(self.signs.shape)}, not ({self.dim},)")
+        if not bool((self.signs.abs() == 1).all()):
+            raise ValueError("signs are +1 or -1")
+
+
+def random_signs(dim: int, seed: int) -> Tensor:
+    """Return random signs (dim,), int8."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 2, (dim,), generator=generator, dtype=torch.int8) * 2 - 1

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fqonnx.frames.base import Frame
+from fqonnx.frames.base import FrameSpec, SignedFrame, random_signs
 
 MAX_ODD = 63
 MAX_FACTOR = 48
@@ -85,52 +85,51 @@ def _dct2(order: int) -> Tensor:
     return matrix
 
 
-@dataclass(frozen=True, eq=False)
-class HadamardFrame(Frame):
-    """A randomized Hadamard frame.
+def kronecker_transform(x: Tensor, order: int, *, transpose: bool = False) -> Tensor:
+    """Multiply each run of ``order`` entries of the last axis by (Q_q ⊗ H_{2^p})ᵀ.
 
-    Attributes:
-        signs: Random signs (dim,), int8, each +1 or -1, applied before the transform.
+    Args:
+        x: (..., a multiple of order).
+        order: q·2^p, as `kronecker_orders` takes it.
+        transpose: Multiply by Q_q ⊗ H_{2^p} instead, which undoes it.
+    """
+    shape = x.shape
+    for part in reversed(kronecker_orders(order)):
+        factor = orthonormal_factor(part).to(x)
+        # The last axis is transformed and goes to the front; after all factors it is in place.
+        x = x.reshape(-1, order // part, part) @ (factor if transpose else factor.T)
+        x = x.transpose(1, 2)
+    return x.reshape(shape)
+
+
+@dataclass(frozen=True, eq=False)
+class HadamardFrame(SignedFrame):
+    """A randomized Hadamard frame.
 
     Raises:
         ValueError: num_vectors has too large an odd part, or signs do not fit dim.
     """
 
-    signs: Tensor
-
     @classmethod
     def create(cls, dim: int, redundancy: float = 1.0, seed: int = 0) -> HadamardFrame:
         """Draw a frame of at least ``redundancy``·``dim`` vectors (see `hadamard_size`)."""
-        generator = torch.Generator().manual_seed(seed)
-        signs = torch.randint(0, 2, (dim,), generator=generator, dtype=torch.int8) * 2 - 1
-        return cls(dim, hadamard_size(dim, redundancy), signs)
+        return cls(dim, hadamard_size(dim, redundancy), random_signs(dim, seed))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         kronecker_orders(self.num_vectors)
-        if self.signs.shape != (self.dim,):
-            raise ValueError(f"signs have shape {tuple(self.signs.shape)}, not ({self.dim},)")
-        if not bool((self.signs.abs() == 1).all()):
-            raise ValueError("signs are +1 or -1")
+
+    @property
+    def spec(self) -> FrameSpec:
+        """The frame but for its signs."""
+        return FrameSpec("hadamard", self.dim, self.num_vectors)
 
     def analysis(self, x: Tensor) -> Tensor:
         """Return x·Tᵀ."""
-        signed = x * self.signs.to(x)
-        padded = pad(signed, (0, self.num_vectors - self.dim))
-        return self._apply_factors(padded, transpose=False)
+        padded = pad(x * self.signs.to(x), (0, self.num_vectors - self.dim))
+        return kronecker_transform(padded, self.num_vectors)
 
     def synthesis(self, coeffs: Tensor) -> Tensor:
         """Return coeffs·T."""
-        full = self._apply_factors(coeffs, transpose=True)
+        full = kronecker_transform(coeffs, self.num_vectors, transpose=True)
         return full[..., : self.dim] * self.signs.to(coeffs)
-
-    def _apply_factors(self, x: Tensor, *, transpose: bool) -> Tensor:
-        shape = x.shape
-        for order in reversed(kronecker_orders(self.num_vectors)):
-            factor = orthonormal_factor(order).to(x)
-            # The last axis is transformed and goes to the front; after all factors it is in place.
-            x = x.reshape(-1, self.num_vectors // order, order) @ (
-                factor if transpose else factor.T
-            )
-            x = x.transpose(1, 2)
-        return x.reshape(shape)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fqonnx.frames.base import Frame
+from fqonnx.frames.base import Frame, FrameSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +23,11 @@ class IdentityFrame(Frame):
                 f"an identity frame has num_vectors == dim, got {self.num_vectors} and {self.dim}"
             )
         super().__post_init__()
+
+    @property
+    def spec(self) -> FrameSpec:
+        """The frame: it has no signs."""
+        return FrameSpec("identity", self.dim, self.num_vectors)
 
     def analysis(self, x: Tensor) -> Tensor:
         """Return x."""

@@ -1,16 +1,25 @@
 """Quantizers: alphabets, rounding with and without feedback, whole weights. No ONNX here."""
 
-from fqonnx.quant.alphabet import MidRise
+from fqonnx.quant.alphabet import (
+    UniformAlphabet,
+    gaussian_alphabet,
+    min_max_alphabet,
+    two_sigma_alphabet,
+)
+from fqonnx.quant.moments import Moments
 from fqonnx.quant.rounding import coordinate_descent, damped, hessian_error, ldlq
-from fqonnx.quant.weight import Moments, QuantizedWeight, quantize_weight
+from fqonnx.quant.weight import QuantizedWeight, quantize_weight
 
 __all__ = [
-    "MidRise",
     "Moments",
     "QuantizedWeight",
+    "UniformAlphabet",
     "coordinate_descent",
     "damped",
+    "gaussian_alphabet",
     "hessian_error",
     "ldlq",
+    "min_max_alphabet",
     "quantize_weight",
+    "two_sigma_alphabet",
 ]

@@ -1,7 +1,7 @@
 """Rounding of coefficients to an alphabet: to nearest, with feedback, and by descent.
 
-All three take coefficients C (num_vectors, dim_out) and a step (dim_out,), return Ĉ of the same
-shape, and treat columns independently. With a Hessian H (num_vectors, num_vectors) the objective
+All take coefficients C (num_vectors, dim_out), return Ĉ of the same shape, and treat columns
+independently. With a Hessian H (num_vectors, num_vectors) the objective
 is the column's (ĉ − c)ᵀH(ĉ − c). H must be positive definite: see `damped`.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fqonnx.quant.alphabet import MidRise
+from fqonnx.quant.alphabet import UniformAlphabet
 
 _BLOCK = 64  # rows handled one by one before their effect on the rest is applied as one product
 
@@ -30,7 +30,7 @@ def hessian_error(error: Tensor, hessian: Tensor) -> Tensor:
     return (error * (hessian.to(error.dtype) @ error)).sum(0)
 
 
-def ldlq(coeffs: Tensor, hessian: Tensor, step: Tensor, alphabet: MidRise) -> Tensor:
+def ldlq(coeffs: Tensor, hessian: Tensor, alphabet: UniformAlphabet) -> Tensor:
     """Round row after row, adding to each row the error of earlier rows that it can cancel.
 
     This is LDLQ (QuIP, arXiv 2307.13304, equation 2), the same recursion as GPTQ's
@@ -41,8 +41,7 @@ def ldlq(coeffs: Tensor, hessian: Tensor, step: Tensor, alphabet: MidRise) -> Te
     Args:
         coeffs: C, float32.
         hessian: H, float64, positive definite.
-        step: Step per column, float32.
-        alphabet: The levels.
+        alphabet: The levels, float32.
     """
     upper = torch.linalg.cholesky(hessian.flip(0, 1)).flip(0, 1)
     feedback = (upper / upper.diagonal()).to(coeffs.dtype)
@@ -52,7 +51,8 @@ def ldlq(coeffs: Tensor, hessian: Tensor, step: Tensor, alphabet: MidRise) -> Te
         target = coeffs[start:stop] + feedback[:start, start:stop].T @ error[:start]
         within = feedback[start:stop, start:stop]
         for k in range(stop - start):
-            error[start + k] = coeffs[start + k] - alphabet.nearest(target[k], step)
+            level = alphabet.nearest(target[k : k + 1], start + k)[0]
+            error[start + k] = coeffs[start + k] - level
             target[k + 1 :].addr_(within[k, k + 1 :], error[start + k])
     return coeffs - error
 
@@ -61,8 +61,7 @@ def coordinate_descent(
     coeffs: Tensor,
     quantized: Tensor,
     hessian: Tensor,
-    step: Tensor,
-    alphabet: MidRise,
+    alphabet: UniformAlphabet,
     sweeps: int,
 ) -> Tensor:
     """Re-round each row to the level that is best given all other rows, ``sweeps`` times over.
@@ -79,7 +78,7 @@ def coordinate_descent(
             within = hessian[start:stop, start:stop]
             for k in range(stop - start):
                 row = quantized[start + k]
-                best = alphabet.nearest(row - gradient[k] / curvature[start + k], step)
-                gradient.addr_(within[:, k], best - row)
-                quantized[start + k] = best
+                best = alphabet.nearest((row - gradient[k] / curvature[start + k])[None], start + k)
+                gradient.addr_(within[:, k], best[0] - row)
+                quantized[start + k] = best[0]
     return quantized

@@ -1,44 +1,25 @@
-"""A weight, a frame and calibration moments in; packed-ready codes and their errors out."""
+"""A weight, its frames and calibration moments in; packed-ready codes and their errors out."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from fqonnx.config import Method
 from fqonnx.frames import Frame
-from fqonnx.quant.alphabet import MidRise
+from fqonnx.quant.alphabet import (
+    SCALE_DTYPE,
+    UniformAlphabet,
+    gaussian_alphabet,
+    min_max_alphabet,
+    two_sigma_alphabet,
+)
+from fqonnx.quant.moments import Moments
 from fqonnx.quant.rounding import coordinate_descent, damped, hessian_error, ldlq
 
-# The bias takes the mean error away, so the mean need not count in the Hessian. With none of it
-# left, rows far from the mean (a class token) suffer: half was best on text and on images.
-MEAN_SHARE = 0.5
-SCALE_DTYPE = torch.float16
-_MOST_SHRINKAGE = 0.99
-# Channels whose step is too small for float16 become zero; they may hold this part of the energy.
-_NEGLIGIBLE = 1e-6
-
-
-@dataclass(frozen=True)
-class Moments:
-    """First and second moment of a layer's input over the calibration rows.
-
-    Attributes:
-        hessian: Mean of xxᵀ (dim_in, dim_in), float64.
-        mean: Mean of x (dim_in,), float64.
-        count: Number of rows behind them.
-        damping: Fraction of the mean diagonal that is added to the Hessian's diagonal: the less
-            the data are like the real ones, the more.
-        trust_mean: Whether the mean is that of real data, so that a bias may correct for it.
-    """
-
-    hessian: Tensor
-    mean: Tensor
-    count: int
-    damping: float
-    trust_mean: bool
+_DAMPING_WITHOUT_DATA = 0.05
 
 
 @dataclass(frozen=True)
@@ -46,50 +27,67 @@ class QuantizedWeight:
     """The quantized form of a weight (dim_in, dim_out).
 
     Attributes:
-        frame: The frame on the reduction axis.
+        frame_in: The frame on the reduction axis.
+        frame_out: The frame on the output axis.
         bits: Bits a code.
-        codes: (dim_out, num_vectors), uint8.
-        scales: Step per output channel (dim_out,), float16.
+        codes: (frame_out.num_vectors, frame_in.num_vectors), uint8.
+        scales: Steps (frame_out.num_vectors, groups), float16.
+        zero_points: As ``scales``, uint8; None for a mid-rise alphabet.
+        group_size: Codes a scale; None where each row has one.
         bias_shift: (dim_out,) to add to the layer's bias so that the mean output stays what it
             was; None where none was asked for.
         weight_rel_error: ‖W − Ŵ‖/‖W‖ (Frobenius).
         output_rel_error: The same of the outputs over the calibration rows; None without data.
+        proxy_loss: tr((W − Ŵ)ᵀH(W − Ŵ)), the mean squared output error of a row, before the bias
+            is shifted; None without data.
     """
 
-    frame: Frame
+    frame_in: Frame
+    frame_out: Frame
     bits: int
     codes: Tensor
     scales: Tensor
+    zero_points: Tensor | None
+    group_size: int | None
     bias_shift: Tensor | None
     weight_rel_error: float
     output_rel_error: float | None
+    proxy_loss: float | None
+
+    def coeffs(self) -> Tensor:
+        """Return Ĉ (frame_in.num_vectors, frame_out.num_vectors), float32."""
+        zero_point = None if self.zero_points is None else self.zero_points.T.float()
+        alphabet = UniformAlphabet(
+            self.bits, self.scales.T.float(), zero_point, group_size=self.group_size
+        )
+        return alphabet.values(self.codes.T)
 
     def dequantize(self) -> Tensor:
         """Return Ŵ (dim_in, dim_out), float32."""
-        values = MidRise(self.bits).values(self.codes.T, self.scales.float())
-        return self.frame.synthesis(values.T.contiguous()).T
+        return _synthesis(self.frame_in, self.frame_out, self.coeffs())
 
 
 def quantize_weight(
     weight: Tensor,
-    frame: Frame,
+    frame_in: Frame,
+    frame_out: Frame,
     method: Method,
     bits: int,
     moments: Moments | None = None,
     *,
     correct_mean: bool = False,
 ) -> QuantizedWeight:
-    """Quantize a weight in a frame.
+    """Quantize a weight in a frame on each side.
 
-    The step of each output channel is the best of a few around the optimum for a Gaussian, judged
-    by the Hessian-weighted error. With ``correct_mean`` (the layer has a bias, and the data are
-    real) the error that the mean causes is constant and goes into the bias, and only part of the
-    mean counts in the Hessian.
+    Columns of the coefficients C = T_in·W·T_outᵀ are rounded one by one against T_in·H·T_inᵀ. With
+    ``correct_mean`` (the layer has a bias, and the data are real) the error that the mean causes is
+    constant and goes into the bias, and only part of the mean counts in the Hessian.
 
     Args:
         weight: W (dim_in, dim_out), any float dtype; computed in float32.
-        frame: A frame of R^dim_in.
-        method: Feedback, step search and descent.
+        frame_in: A frame of R^dim_in.
+        frame_out: A frame of R^dim_out.
+        method: Alphabet, feedback and descent.
         bits: Bits a coefficient, 1 to 4.
         moments: Calibration moments; None takes H = I.
         correct_mean: Compute ``bias_shift``; needs moments that trust their mean.
@@ -98,101 +96,98 @@ def quantize_weight(
         OverflowError: The steps are beyond float16's range.
     """
     weight = weight.float()
-    alphabet = MidRise(bits)
-    coeffs = frame.analysis(weight.T.contiguous()).T.contiguous()
+    coeffs = frame_out.analysis(frame_in.analysis(weight.T.contiguous()).T.contiguous())
     correct_mean = correct_mean and moments is not None and moments.trust_mean
+    hessian = _frame_hessian(frame_in, method, moments, correct_mean, coeffs.device)
 
-    if method.feedback == "ldlq":
-        frame_hessian = damped(*_frame_hessian(frame, moments, coeffs, correct_mean))
+    if method.alphabet == "mid-rise":
+        quantized, alphabet = _best_of_steps(coeffs, hessian, bits, method.step_multipliers)
+    elif method.alphabet == "two-sigma":
+        alphabet, clipped = two_sigma_alphabet(coeffs, bits)
+        quantized = _rounded(clipped, hessian, alphabet)
     else:
-        frame_hessian = None
-    quantized, step = _best_step(coeffs, frame_hessian, alphabet, method.step_multipliers)
-    if frame_hessian is not None:
-        quantized = coordinate_descent(
-            coeffs, quantized, frame_hessian, step, alphabet, method.sweeps
-        )
+        alphabet = min_max_alphabet(coeffs, bits, method.group_size)
+        quantized = _rounded(coeffs, hessian, alphabet)
+    if hessian is not None:
+        quantized = coordinate_descent(coeffs, quantized, hessian, alphabet, method.sweeps)
 
-    codes = alphabet.codes(quantized, step)
-    error = frame.synthesis((alphabet.values(codes, step) - coeffs).T.contiguous()).T
+    codes = alphabet.codes(quantized)
+    error = _synthesis(frame_in, frame_out, alphabet.values(codes) - coeffs)
     shift = -(moments.mean.float() @ error) if correct_mean and moments is not None else None
+    loss, output_rel_error = _output_error(weight, error, moments, shift)
+    zero_point = alphabet.zero_point
     return QuantizedWeight(
-        frame=frame,
+        frame_in=frame_in,
+        frame_out=frame_out,
         bits=bits,
         codes=codes.T.contiguous(),
-        scales=step.to(SCALE_DTYPE),
+        scales=alphabet.step.T.contiguous().to(SCALE_DTYPE),
+        zero_points=None if zero_point is None else zero_point.T.contiguous().to(torch.uint8),
+        group_size=alphabet.group_size,
         bias_shift=shift,
         weight_rel_error=_ratio(error.square().sum(), weight.square().sum()),
-        output_rel_error=_output_rel_error(weight, error, moments, shift),
+        output_rel_error=output_rel_error,
+        proxy_loss=loss,
     )
 
 
+def _synthesis(frame_in: Frame, frame_out: Frame, coeffs: Tensor) -> Tensor:
+    """Return T_inᵀ·C·T_out (dim_in, dim_out)."""
+    return frame_in.synthesis(frame_out.synthesis(coeffs).T.contiguous()).T
+
+
 def _frame_hessian(
-    frame: Frame, moments: Moments | None, coeffs: Tensor, centered: bool
-) -> tuple[Tensor, float]:
-    """Return the Hessian in the frame domain (float64) and its damping."""
+    frame: Frame,
+    method: Method,
+    moments: Moments | None,
+    correct_mean: bool,
+    device: torch.device,
+) -> Tensor | None:
+    """Return the damped Hessian in the frame domain, float64; None for no feedback."""
+    if method.feedback == "none":
+        return None
     if moments is None:
-        eye = torch.eye(frame.dim, dtype=torch.float64, device=coeffs.device)
-        return frame.transform_hessian(eye), 0.05
-    hessian = moments.hessian
-    if centered:
-        hessian = hessian - MEAN_SHARE * torch.outer(moments.mean, moments.mean)
-    shrinkage = oas_shrinkage(moments.hessian, moments.count)
-    return frame.transform_hessian(hessian), moments.damping + shrinkage / (1.0 - shrinkage)
+        hessian = torch.eye(frame.dim, dtype=torch.float64, device=device)
+    else:
+        hessian = moments.centered_hessian() if correct_mean else moments.hessian
+    damping = method.damping
+    if damping is None:
+        damping = _DAMPING_WITHOUT_DATA if moments is None else moments.total_damping()
+    return damped(frame.transform_hessian(hessian), damping)
 
 
-def oas_shrinkage(hessian: Tensor, count: int) -> float:
-    """Return how far a second moment of ``count`` rows is to be drawn towards its mean diagonal.
-
-    Oracle approximating shrinkage (Chen, Wiesel, Eldar and Hero 2010, equation 23), below 1: close
-    to 0 for many rows or few directions, close to 1 for few rows that fill all directions, whose
-    sample moment says nothing of the next row.
-    """
-    dim = len(hessian)
-    trace = float(hessian.diagonal().sum())
-    trace_of_square = float(hessian.square().sum())
-    spread = trace_of_square - trace**2 / dim
-    if spread <= 0.0:
-        return 0.0  # it is a multiple of the identity already
-    numerator = (1.0 - 2.0 / dim) * trace_of_square + trace**2
-    return min(numerator / ((count + 1.0 - 2.0 / dim) * spread), _MOST_SHRINKAGE)
+def _rounded(coeffs: Tensor, hessian: Tensor | None, alphabet: UniformAlphabet) -> Tensor:
+    return alphabet.nearest(coeffs) if hessian is None else ldlq(coeffs, hessian, alphabet)
 
 
-def _best_step(
-    coeffs: Tensor, hessian: Tensor | None, alphabet: MidRise, multipliers: tuple[float, ...]
-) -> tuple[Tensor, Tensor]:
-    """Round with each step in turn; return the best (Ĉ, step) per channel."""
-    gaussian = alphabet.gaussian_step(coeffs)
-    if float(gaussian.max()) * max(multipliers) > torch.finfo(SCALE_DTYPE).max:
-        raise OverflowError("the weight is too large: a scale does not fit into float16")
-    lost = gaussian.to(SCALE_DTYPE) == 0
-    energy = gaussian.square()
-    if float(energy[lost].sum()) > _NEGLIGIBLE * float(energy.sum()):
-        raise OverflowError("the weight is too small: its scales do not fit into float16")
-    least, best, best_step = torch.full_like(gaussian, torch.inf), coeffs, gaussian
-    for multiplier in multipliers:
-        step = (gaussian * multiplier).to(SCALE_DTYPE).to(coeffs.dtype)  # as it will be stored
-        if hessian is None:
-            quantized = alphabet.nearest(coeffs, step)
-            loss = (quantized - coeffs).square().sum(0)
-        else:
-            quantized = ldlq(coeffs, hessian, step, alphabet)
-            loss = hessian_error(quantized - coeffs, hessian)
+def _best_of_steps(
+    coeffs: Tensor, hessian: Tensor | None, bits: int, multipliers: tuple[float, ...]
+) -> tuple[Tensor, UniformAlphabet]:
+    """Round with each step in turn; return the best per column, Ĉ and its alphabet."""
+    least = torch.full_like(coeffs[0], torch.inf)
+    best, best_step = coeffs, least[None]
+    alphabets = [gaussian_alphabet(coeffs, bits, multiplier) for multiplier in multipliers]
+    for alphabet in alphabets:
+        quantized = _rounded(coeffs, hessian, alphabet)
+        error = quantized - coeffs
+        loss = error.square().sum(0) if hessian is None else hessian_error(error, hessian)
         better = loss < least
         least = torch.where(better, loss, least)
         best = torch.where(better, quantized, best)
-        best_step = torch.where(better, step, best_step)
-    return best, best_step
+        best_step = torch.where(better, alphabet.step, best_step)
+    return best, replace(alphabets[0], step=best_step)
 
 
-def _output_rel_error(
+def _output_error(
     weight: Tensor, error: Tensor, moments: Moments | None, shift: Tensor | None
-) -> float | None:
+) -> tuple[float | None, float | None]:
+    """Return the proxy loss and the relative error of the output."""
     if moments is None:
-        return None
-    noise = hessian_error(error.double(), moments.hessian).sum()
-    if shift is not None:  # the bias takes the mean of the error away
-        noise = noise - shift.double().square().sum()
-    return _ratio(noise, hessian_error(weight.double(), moments.hessian).sum())
+        return None, None
+    loss = hessian_error(error.double(), moments.hessian).sum()
+    noise = loss if shift is None else loss - shift.double().square().sum()
+    signal = hessian_error(weight.double(), moments.hessian).sum()
+    return float(loss), _ratio(noise, signal)
 
 
 def _ratio(noise: Tensor, signal: Tensor) -> float:

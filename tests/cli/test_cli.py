@@ -51,6 +51,40 @@ def test_compile_then_diff_then_inspect(folder: Path) -> None:
     assert '"bits": 4' in shown.output
 
 
+@pytest.mark.parametrize("sequential", [True, False])
+def test_framequant_on_one_side(
+    sequential: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")  # no row of a table is broken
+    model, data, report = folder / "mlp.onnx", folder / "data.npz", folder / "r.json"
+    arguments = ("--method", "framequant", "--sides", "in", "--redundancy", "1.1")
+    flags = ("--sequential",) if sequential else ()
+    compiled = run("compile", model, *arguments, *flags, "--calibration", data, "--json", report)
+    assert compiled.exit_code == 0
+    content = json.loads(report.read_text())
+    options = content["options"]
+    assert (options["method"], options["sides"]) == ("framequant", "in")
+    assert options["sequential"] == sequential
+    assert content["model"]["redundancy_stored"] == 1.125
+    assert {x["redundancy_out"] for x in content["layers"]} == {1.0}
+
+    shown = run("inspect", folder / "mlp-2bit.onnx")
+    assert shown.exit_code == 0
+    assert "3 quantized layers" in shown.output
+    assert "fusion" in shown.output
+    assert "1.125" in shown.output
+
+
+def test_sides_are_those_of_the_method(folder: Path) -> None:
+    report = folder / "r.json"
+    for method, sides in (("auto", {1.0}), ("framequant", {1.125})):
+        arguments = ("--method", method, "--redundancy", "1.125", "--calibration", "none")
+        assert run("compile", folder / "mlp.onnx", *arguments, "--json", report).exit_code == 0
+        content = json.loads(report.read_text())
+        assert content["options"]["sides"] is None
+        assert {x["redundancy_out"] for x in content["layers"]} == sides
+
+
 def test_missed_threshold_is_exit_1_and_says_by_how_much(folder: Path) -> None:
     model, data, diff = folder / "mlp.onnx", folder / "data.npz", folder / "d.json"
     run("compile", model, "--bits", 1, "--calibration", "none")
@@ -92,6 +126,10 @@ def test_inspect_float_model_shows_what_can_be_quantized(folder: Path) -> None:
         (("compile", "data.npz"), "not an ONNX model"),
         (("compile", "mlp.onnx", "--bits", "5"), "bits: found 5, expected 1, 2, 3 or 4"),
         (("compile", "mlp.onnx", "--redundancy", "0.5"), "redundancy: found 0.5"),
+        (
+            ("compile", "mlp.onnx", "--method", "gptq", "--sides", "both"),
+            "sides: method 'gptq' uses no frame",
+        ),
         (("compile", "mlp.onnx", "--calibration", "absent.npz"), "absent.npz: no such file"),
         (("compile", "mlp.onnx", "--include", "nothing*"), "no layer that matches nothing*"),
         (("compile", "mlp.onnx", "--mask-input", "m"), "the model has no input 'm'; it has x"),
@@ -125,6 +163,12 @@ def test_mistakes_are_one_line_and_exit_2(
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
     assert set(folder.iterdir()) == before
+
+
+def test_unknown_side_is_a_usage_error(folder: Path) -> None:
+    result = run("compile", folder / "mlp.onnx", "--sides", "out")
+    assert result.exit_code == 2
+    assert "'out'" in result.stderr
 
 
 @pytest.mark.parametrize("value", ["cosine", "cosine=high", "accuracy=1"])

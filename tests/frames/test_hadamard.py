@@ -6,8 +6,13 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fqonnx.frames import HadamardFrame, hadamard_size
-from fqonnx.frames.hadamard import MAX_FACTOR, kronecker_orders, orthonormal_factor
+from fqonnx.frames import FrameSpec, HadamardFrame, hadamard_size
+from fqonnx.frames.hadamard import (
+    MAX_FACTOR,
+    kronecker_orders,
+    kronecker_transform,
+    orthonormal_factor,
+)
 from fqonnx.packing import pack_signs
 from fqonnx.reference import analysis_operator
 
@@ -163,6 +168,14 @@ def test_signs_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
         HadamardFrame(8, 8, torch.ones(shape, dtype=torch.int8))
 
 
+@pytest.mark.parametrize("other", [0, 2, -3])
+def test_what_is_no_sign_is_refused(other: int) -> None:
+    signs = torch.ones(8, dtype=torch.int8)
+    signs[5] = other
+    with pytest.raises(ValueError, match=r"\+1 or -1"):
+        HadamardFrame(8, 8, signs)
+
+
 @settings(deadline=None, max_examples=20)
 @given(dim=DIMS, redundancy=REDUNDANCIES, seed=SEEDS)
 def test_synthesis_is_the_adjoint_of_analysis(dim: int, redundancy: float, seed: int) -> None:
@@ -179,9 +192,8 @@ def test_synthesis_is_the_adjoint_of_analysis(dim: int, redundancy: float, seed:
 @example(dim=190, redundancy=3.0, seed=0)
 def test_is_the_operator_of_the_format(dim: int, redundancy: float, seed: int) -> None:
     frame = HadamardFrame.create(dim, redundancy, seed)
-    expected = analysis_operator(
-        "hadamard", pack_signs(frame.signs.numpy()), dim, frame.num_vectors
-    )
+    assert frame.spec == FrameSpec("hadamard", dim, frame.num_vectors)
+    expected = analysis_operator(frame.spec, pack_signs(frame.signs.numpy()))
     assert np.allclose(frame.matrix().numpy(), expected, rtol=0, atol=1e-10)
 
 
@@ -304,6 +316,18 @@ def test_transformed_hessian_is_t_h_t_transposed(dim: int, redundancy: float, se
     assert torch.allclose(
         frame.transform_hessian(hessian), matrix @ hessian @ matrix.T, atol=1e-9 * dim
     )
+
+
+@settings(deadline=None, max_examples=25)
+@given(order=st.integers(1, 200).map(hadamard_size), runs=st.integers(1, 4), seed=SEEDS)
+@example(order=192, runs=3, seed=0)
+def test_a_transform_acts_on_each_run(order: int, runs: int, seed: int) -> None:
+    x = normal(2, 3, runs * order, seed=seed)
+    result = kronecker_transform(x, order)
+    matrix = HadamardFrame(order, order, torch.ones(order, dtype=torch.int8)).matrix()
+    expected = x.reshape(2, 3, runs, order) @ matrix.T
+    assert torch.allclose(result, expected.reshape(x.shape), atol=1e-10)
+    assert torch.allclose(kronecker_transform(result, order, transpose=True), x, atol=1e-10)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 5, 6, 12, 31, 48, 63, 64])

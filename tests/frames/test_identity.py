@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 import torch
 
-from fqonnx.frames import IdentityFrame
+from fqonnx.frames import FrameSpec, IdentityFrame
+from fqonnx.reference import analysis_operator
 
 
 @pytest.mark.parametrize("dim", [1, 2, 7, 64, 131])
@@ -34,6 +36,12 @@ def test_hessian_stays_as_it_is() -> None:
     rows = torch.randn(20, 6, dtype=torch.float64)
     hessian = rows.T @ rows
     assert torch.allclose(IdentityFrame(6).transform_hessian(hessian), hessian)
+
+
+def test_is_the_operator_of_the_format() -> None:
+    frame = IdentityFrame(7)
+    assert frame.spec == FrameSpec("identity", 7, 7)
+    assert np.array_equal(frame.matrix().numpy(), analysis_operator(frame.spec, None))
 
 
 def test_num_vectors_may_be_said() -> None:

@@ -4,19 +4,17 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-import torch
 
-from fqonnx.frames import HadamardFrame
+from fqonnx.frames import Frame, FusionFrame, HadamardFrame
 from fqonnx.passes import (
     InlineFrameOpsPass,
     QuantizeWeightsPass,
     Replacement,
     SelectWeightsPass,
 )
-from fqonnx.quant import QuantizedWeight
 from fqonnx.runtime_ops import DOMAIN
 from fqonnx.session import Session
-from support import model_from_text
+from support import fusion_frame, model_from_text, random_weight
 
 HEADER = '<ir_version: 10, opset_import: ["": 20]>'
 DIM = 48
@@ -26,18 +24,21 @@ def draw(*shape: int, dtype: type = np.float32) -> np.ndarray:
     return np.random.default_rng(1).standard_normal(shape).astype(dtype)
 
 
-def compiled(text: str, *, contrib: bool = True, **initializers: np.ndarray) -> ir.Model:
+def compiled(
+    text: str,
+    *,
+    frames_out: tuple[Frame, ...] = (),
+    contrib: bool = True,
+    **initializers: np.ndarray,
+) -> ir.Model:
     """Return the model with all its layers quantized, of different bits in turn."""
     model = model_from_text(text, **initializers)
     selected = SelectWeightsPass()
     selected(model)
-    rng = np.random.default_rng(4)
     for i, layer in enumerate(selected.layers):
-        bits = 2 + i % 3
         frame = HadamardFrame.create(layer.dim_in, 1.0 + 0.25 * (i % 2), seed=i)
-        codes = rng.integers(0, 1 << bits, (layer.dim_out, frame.num_vectors), dtype=np.uint8)
-        scales = torch.full((layer.dim_out,), 0.05, dtype=torch.float16)
-        weight = QuantizedWeight(frame, bits, torch.from_numpy(codes), scales, None, 0.0, None)
+        frame_out = frames_out[i % len(frames_out)] if frames_out else layer.dim_out
+        weight = random_weight(frame, frame_out, 2 + i % 3, zero_points=bool(frames_out))
         again = SelectWeightsPass()
         again(model)
         QuantizeWeightsPass([Replacement((again.layers[0],), weight)], contrib=contrib)(model)
@@ -82,6 +83,13 @@ def test_plain_nodes_compute_the_same_bits(contrib: bool) -> None:
     assert not model.functions
 
 
+@pytest.mark.parametrize("contrib", [True, False])
+def test_frames_on_the_output_side_compute_the_same_bits(contrib: bool) -> None:
+    frames_out = (FusionFrame.create(DIM, 1.1), fusion_frame(DIM, (7, 12, 54)))
+    arrays = {"w": draw(DIM, DIM), "v": draw(DIM, DIM), "b": draw(DIM)}
+    lower(compiled(MLP, frames_out=frames_out, contrib=contrib, **arrays), x=draw(6, DIM))
+
+
 def test_float16_computes_the_same_bits() -> None:
     model = compiled(
         MLP.replace("float[", "float16["),
@@ -111,10 +119,7 @@ def test_layers_in_a_chain_compute_the_same_bits() -> None:
     )
     selected = SelectWeightsPass()
     selected(model)
-    frame = HadamardFrame.create(DIM)
-    codes = torch.from_numpy(np.random.default_rng(4).integers(0, 4, (DIM, DIM), np.uint8))
-    scales = torch.full((DIM,), 0.05, dtype=torch.float16)
-    weight = QuantizedWeight(frame, 2, codes, scales, None, 0.0, None)
+    weight = random_weight(HadamardFrame.create(DIM), DIM)
     replacements = [Replacement((layer,), weight) for layer in selected.layers]
     QuantizeWeightsPass(replacements, contrib=True)(model)
     lower(model, x=draw(6, DIM))

@@ -4,10 +4,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-import torch
 
-from fqonnx.frames import Frame, HadamardFrame, IdentityFrame
-from fqonnx.packing import choose_block_size, pack_codes, pack_signs
+from fqonnx.frames import FusionFrame, HadamardFrame, IdentityFrame
 from fqonnx.passes import (
     LinearLayer,
     NormalizeLinearPass,
@@ -19,7 +17,7 @@ from fqonnx.quant import QuantizedWeight
 from fqonnx.reference import frame_matmul
 from fqonnx.runtime_ops import DOMAIN
 from fqonnx.session import Session
-from support import model_from_text
+from support import described, fusion_frame, model_from_text, packed, random_weight
 
 HEADER = '<ir_version: 10, opset_import: ["": 20]>'
 NEWEST_OPSET = min(onnx.defs.onnx_opset_version(), 26)  # ONNX Runtime 1.31 loads up to 26
@@ -30,37 +28,10 @@ def draw(*shape: int, dtype: type = np.float32, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
-def random_codes(
-    frame: Frame, dim_out: int, bits: int = 2, bias_shift: np.ndarray | None = None, seed: int = 5
-) -> QuantizedWeight:
-    """Return codes and scales that stand for no weight in particular."""
-    rng = np.random.default_rng(seed)
-    codes = rng.integers(0, 1 << bits, (dim_out, frame.num_vectors), dtype=np.uint8)
-    scales = rng.uniform(0.5, 1.5, dim_out).astype(np.float16)
-    shift = None if bias_shift is None else torch.from_numpy(bias_shift)
-    return QuantizedWeight(
-        frame, bits, torch.from_numpy(codes), torch.from_numpy(scales), shift, 0.0, None
-    )
-
-
 def reference(
     x: np.ndarray, quantized: QuantizedWeight, bias: np.ndarray | None = None
 ) -> np.ndarray:
-    frame = quantized.frame
-    hadamard = isinstance(frame, HadamardFrame)
-    block_size = choose_block_size(frame.num_vectors)
-    return frame_matmul(
-        x,
-        pack_codes(quantized.codes.numpy(), quantized.bits, block_size),
-        quantized.scales.numpy(),
-        None,
-        pack_signs(frame.signs.numpy()) if hadamard else None,
-        bias,
-        frame_in="hadamard" if hadamard else "identity",
-        dim_in=frame.dim,
-        num_vectors=frame.num_vectors,
-        bits=quantized.bits,
-    )
+    return frame_matmul(x, **packed(quantized), bias=bias, **described(quantized))
 
 
 def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
@@ -131,6 +102,14 @@ FRAMES = {
     "identity": IdentityFrame(48),
     "hadamard": HadamardFrame.create(48, 1.0, seed=2),
     "redundant": HadamardFrame.create(48, 1.25, seed=3),
+    "fusion": FusionFrame.create(48, 1.1, seed=4),
+}
+BOTH_SIDES = {
+    "hadamard": random_weight(FRAMES["redundant"], HadamardFrame.create(40, 1.3, seed=5)),
+    "fusion": random_weight(FRAMES["fusion"], FusionFrame.create(40, seed=6), zero_points=True),
+    "tetris": random_weight(
+        fusion_frame(48, (7, 12, 54)), fusion_frame(40, (7, 10, 44)), 3, zero_points=True
+    ),
 }
 
 
@@ -142,7 +121,7 @@ def test_layer_computes_what_the_reference_says(
     frame: str, bits: int, contrib: bool, bias: bool
 ) -> None:
     model = linear(bias=bias)
-    quantized = random_codes(FRAMES[frame], 40, bits)
+    quantized = random_weight(FRAMES[frame], 40, bits)
     quantize(model, [Replacement((select(model)["layer"],), quantized)], contrib=contrib)
 
     (node,) = model.graph
@@ -153,10 +132,34 @@ def test_layer_computes_what_the_reference_says(
     assert relative_error(found, wanted) <= TOLERANCE[contrib]
 
 
+@pytest.mark.parametrize("frames", BOTH_SIDES)
+@pytest.mark.parametrize("contrib", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_layer_with_a_frame_on_both_sides(frames: str, contrib: bool, bias: bool) -> None:
+    model, quantized = linear(bias=bias), BOTH_SIDES[frames]
+    quantize(model, [Replacement((select(model)["layer"],), quantized)], contrib=contrib)
+    x = draw(3, 7, 48, seed=11)
+    (found,) = run(model, x=x)
+    wanted = reference(x, quantized, draw(40) if bias else None)
+    assert relative_error(found, wanted) <= TOLERANCE[contrib]
+
+
+@pytest.mark.parametrize("dim_in", [100, 200, 256])
+@pytest.mark.parametrize("contrib", [True, False])
+def test_layer_with_groups_and_zero_points(dim_in: int, contrib: bool) -> None:
+    model = linear(dim_in)
+    quantized = random_weight(IdentityFrame(dim_in), 40, zero_points=True, group_size=128)
+    quantize(model, [Replacement((select(model)["layer"],), quantized)], contrib=contrib)
+    assert model.graph[0].attributes["group_size"].as_int() == 128
+    x = draw(3, 7, dim_in, seed=11)
+    (found,) = run(model, x=x)
+    assert relative_error(found, reference(x, quantized, draw(40))) <= TOLERANCE[contrib]
+
+
 @pytest.mark.parametrize("contrib", [True, False])
 def test_float16_layer_computes_what_the_reference_says(contrib: bool) -> None:
     model = linear(dtype=np.float16)
-    quantized = random_codes(FRAMES["redundant"], 40)
+    quantized = random_weight(FRAMES["redundant"], 40)
     quantize(model, [Replacement((select(model)["layer"],), quantized)], contrib=contrib)
     x = draw(3, 7, 48, dtype=np.float16)
     (found,) = run(model, x=x)
@@ -169,7 +172,7 @@ def test_float16_layer_computes_what_the_reference_says(contrib: bool) -> None:
 @pytest.mark.parametrize("contrib", [True, False])
 def test_oldest_and_newest_opset(opset: int, contrib: bool) -> None:
     model = linear(opset=opset, ir_version=7 if opset < 20 else 11)
-    quantized = random_codes(FRAMES["redundant"], 40, bits=3)
+    quantized = random_weight(FRAMES["redundant"], 40, bits=3)
     quantize(model, [Replacement((select(model)["layer"],), quantized)], contrib=contrib)
     assert model.graph.opset_imports[""] == opset
     x = draw(2, 3, 48)
@@ -180,7 +183,7 @@ def test_oldest_and_newest_opset(opset: int, contrib: bool) -> None:
 def test_function_uses_contrib_operators_only_where_allowed() -> None:
     for contrib in (True, False):
         model = linear()
-        quantized = random_codes(FRAMES["hadamard"], 40)
+        quantized = random_weight(FRAMES["hadamard"], 40)
         quantize(model, [Replacement((select(model)["layer"],), quantized)], contrib=contrib)
         (function,) = model.functions.values()
         domains = {node.domain for node in function.graph}
@@ -192,7 +195,7 @@ def test_function_uses_contrib_operators_only_where_allowed() -> None:
 def test_ir_version_rises_to_that_of_overloads_and_never_falls() -> None:
     for before, after in ((7, 10), (11, 11)):
         model = linear(ir_version=before, opset=17)
-        quantized = random_codes(FRAMES["hadamard"], 40)
+        quantized = random_weight(FRAMES["hadamard"], 40)
         quantize(model, [Replacement((select(model)["layer"],), quantized)])
         assert model.ir_version == after
 
@@ -206,7 +209,7 @@ def test_no_replacement_changes_nothing() -> None:
 
 def test_float_weight_goes_and_packed_one_comes() -> None:
     model = linear(48, 40)
-    quantized = random_codes(FRAMES["redundant"], 40, bits=3)
+    quantized = random_weight(FRAMES["redundant"], 40, bits=3)
     quantize(model, [Replacement((select(model)["layer"],), quantized)])
     found = {
         name: (value.const_value.dtype.name, tuple(value.const_value.shape))
@@ -214,24 +217,47 @@ def test_float_weight_goes_and_packed_one_comes() -> None:
     }
     assert found == {
         "w.codes": ("UINT8", (40, 1, 24)),
-        "w.scales": ("FLOAT16", (40,)),
+        "w.scales": ("FLOAT16", (48, 1)),
         "w.signs_in": ("UINT8", (6,)),
         "b": ("FLOAT", (40,)),
     }
 
 
+def test_both_sides_bring_zero_points_and_signs() -> None:
+    model, quantized = linear(48, 40), BOTH_SIDES["fusion"]
+    assert (quantized.frame_in.num_vectors, quantized.frame_out.num_vectors) == (54, 48)
+    quantize(model, [Replacement((select(model)["layer"],), quantized)])
+    found = {
+        name: (value.const_value.dtype.name, tuple(value.const_value.shape))
+        for name, value in model.graph.initializers.items()
+    }
+    assert found == {
+        "w.codes": ("UINT8", (48, 1, 16)),
+        "w.scales": ("FLOAT16", (48, 1)),
+        "w.zero_points": ("UINT8", (48, 1)),
+        "w.signs_in": ("UINT8", (6,)),
+        "w.signs_out": ("UINT8", (5,)),
+        "b": ("FLOAT", (40,)),
+    }
+
+
 @pytest.mark.parametrize(
-    ("frame", "bits", "stored"),
+    ("quantized", "stored"),
     [
-        ("identity", 2, 40 * 48 * 2 // 8 + 40 * 2),
-        ("hadamard", 1, 40 * 48 * 1 // 8 + 40 * 2 + 6),
-        ("redundant", 3, 40 * 64 * 3 // 8 + 40 * 2 + 6),
+        (random_weight(FRAMES["identity"], 40, 2), 40 * 48 * 2 // 8 + 40 * 2),
+        (random_weight(FRAMES["hadamard"], 40, 1), 40 * 48 * 1 // 8 + 40 * 2 + 6),
+        (random_weight(FRAMES["redundant"], 40, 3), 40 * 64 * 3 // 8 + 40 * 2 + 6),
+        (BOTH_SIDES["fusion"], 48 * 64 * 2 // 8 + 48 * 2 + 48 + 6 + 5),
+        (
+            random_weight(FRAMES["identity"], 40, 4, zero_points=True, group_size=128),
+            40 * 48 * 4 // 8 + 40 * (2 + 1),
+        ),
     ],
+    ids=["identity", "hadamard", "redundant", "both sides", "groups"],
 )
-def test_stored_bytes_count_codes_scales_and_signs(frame: str, bits: int, stored: int) -> None:
+def test_stored_bytes_count_all_that_is_packed(quantized: QuantizedWeight, stored: int) -> None:
     model = linear(bias=False)
-    quantized = random_codes(FRAMES[frame], 40, bits)
-    result = quantize(model, [Replacement((select(model)["layer"],), quantized)])
+    result = quantize(model, [Replacement((select(model)["layer"],), quantized)], contrib=False)
     assert result.stored_bytes == {"layer": stored}
     assert stored == sum(v.const_value.nbytes for v in model.graph.initializers.values())
 
@@ -239,7 +265,7 @@ def test_stored_bytes_count_codes_scales_and_signs(frame: str, bits: int, stored
 def test_metadata_stays_with_the_layer() -> None:
     model = linear()
     model.graph[0].metadata_props["origin"] = "torch"
-    quantized = random_codes(FRAMES["identity"], 40)
+    quantized = random_weight(FRAMES["identity"], 40)
     quantize(model, [Replacement((select(model)["layer"],), quantized)])
     assert model.graph[0].metadata_props["origin"] == "torch"
 
@@ -252,7 +278,7 @@ def test_gemm_is_quantized_as_its_matmul() -> None:
         w=draw(40, 48),
         b=draw(40),
     )
-    quantized = random_codes(FRAMES["hadamard"], 40)
+    quantized = random_weight(FRAMES["hadamard"], 40)
     quantize(model, [Replacement((select(model)["layer"],), quantized)])
     x = draw(6, 48)
     (found,) = run(model, x=x)
@@ -265,7 +291,7 @@ def test_gemm_is_quantized_as_its_matmul() -> None:
 def test_bias_shift_is_added() -> None:
     model = linear()
     shift = draw(40, seed=9)
-    quantized = random_codes(FRAMES["hadamard"], 40, bias_shift=shift)
+    quantized = random_weight(FRAMES["hadamard"], 40, bias_shift=shift)
     quantize(model, [Replacement((select(model)["layer"],), quantized)], contrib=False)
     x = draw(2, 3, 48)
     (found,) = run(model, x=x)
@@ -284,7 +310,7 @@ def test_bias_shift_leaves_a_shared_bias_to_the_others() -> None:
         b=draw(48),
     )
     shift = draw(48, seed=9)
-    quantized = random_codes(FRAMES["hadamard"], 48, bias_shift=shift)
+    quantized = random_weight(FRAMES["hadamard"], 48, bias_shift=shift)
     quantize(model, [Replacement((select(model)["first"],), quantized)], contrib=False)
     x = draw(6, 48)
     wanted = reference(x, quantized, draw(48) + shift) @ draw(48, 48, seed=8) + draw(48)
@@ -294,7 +320,7 @@ def test_bias_shift_leaves_a_shared_bias_to_the_others() -> None:
 
 def test_bias_shift_keeps_the_type_of_a_float16_bias() -> None:
     model = linear(dtype=np.float16)
-    quantized = random_codes(FRAMES["hadamard"], 40, bias_shift=draw(40, seed=9))
+    quantized = random_weight(FRAMES["hadamard"], 40, bias_shift=draw(40, seed=9))
     quantize(model, [Replacement((select(model)["layer"],), quantized)])
     bias = model.graph[0].inputs[-1]
     assert bias is not None
@@ -314,7 +340,7 @@ def test_layers_that_share_a_weight_share_its_packed_form() -> None:
         b=draw(48),
     )
     model.graph[0].outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
-    quantized = random_codes(FRAMES["hadamard"], 48)
+    quantized = random_weight(FRAMES["hadamard"], 48)
     result = quantize(model, [Replacement(tuple(select(model).values()), quantized)], contrib=False)
     first, second = (node for node in model.graph if node.op_type == "FrameMatMul")
     assert first.inputs[1:4] == second.inputs[1:4]
@@ -340,7 +366,7 @@ def test_layers_in_a_chain_are_replaced_one_after_the_other(bias: bool) -> None:
         **({"b": draw(40)} if bias else {}),
     )
     layers = select(model)
-    parts = [random_codes(FRAMES["hadamard"], 48), random_codes(FRAMES["hadamard"], 40, bits=3)]
+    parts = [random_weight(FRAMES["hadamard"], 48), random_weight(FRAMES["hadamard"], 40, bits=3)]
     replacements = [
         Replacement((layer,), part) for layer, part in zip(layers.values(), parts, strict=True)
     ]
@@ -364,9 +390,9 @@ def test_equal_specs_share_a_function_and_different_ones_do_not() -> None:
     )
     layers = select(model)
     parts = {
-        "a": random_codes(FRAMES["hadamard"], 48, seed=1),
-        "b": random_codes(HadamardFrame.create(48, 1.0, seed=7), 48, seed=2),
-        "c": random_codes(FRAMES["hadamard"], 48, bits=3, seed=3),
+        "a": random_weight(FRAMES["hadamard"], 48, seed=1),
+        "b": random_weight(HadamardFrame.create(48, 1.0, seed=7), 48, seed=2),
+        "c": random_weight(FRAMES["hadamard"], 48, bits=3, seed=3),
     }
     quantize(model, [Replacement((layers[n],), part) for n, part in parts.items()], contrib=False)
     overloads = [node.overload for node in model.graph]
@@ -384,7 +410,7 @@ def test_values_between_nodes_need_no_declared_type() -> None:
         }}""",
         w=draw(48, 40),
     )
-    quantized = random_codes(FRAMES["hadamard"], 40)
+    quantized = random_weight(FRAMES["hadamard"], 40)
     quantize(model, [Replacement((select(model)["layer"],), quantized)], contrib=False)
     x = draw(6, 48)
     (found,) = run(model, x=x)
@@ -398,7 +424,7 @@ def test_output_that_is_read_inside_the_graph_too() -> None:
         }}""",
         w=draw(48, 40),
     )
-    quantized = random_codes(FRAMES["hadamard"], 40)
+    quantized = random_weight(FRAMES["hadamard"], 40)
     quantize(model, [Replacement((select(model)["layer"],), quantized)], contrib=False)
     x = draw(6, 48)
     wanted = reference(x, quantized)
@@ -418,7 +444,7 @@ def test_float_weight_stays_for_a_subgraph() -> None:
         w=draw(48, 40),
     )
     model.graph[0].outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
-    quantized = random_codes(FRAMES["hadamard"], 40)
+    quantized = random_weight(FRAMES["hadamard"], 40)
     quantize(model, [Replacement((select(model)["layer"],), quantized)], contrib=False)
     assert "w" in model.graph.initializers
     x = draw(6, 48)
@@ -434,7 +460,7 @@ def test_float_weight_stays_where_it_is_an_output() -> None:
         }}""",
         w=draw(48, 40),
     )
-    quantized = random_codes(FRAMES["hadamard"], 40)
+    quantized = random_weight(FRAMES["hadamard"], 40)
     quantize(model, [Replacement((select(model)["layer"],), quantized)])
     np.testing.assert_array_equal(run(model, x=draw(2, 48))[1], draw(48, 40))
 
@@ -447,7 +473,7 @@ def test_new_initializers_take_no_name_of_another_value() -> None:
         w=draw(48, 40),
     )
     model.graph.inputs[1].name = "w.codes"
-    quantized = random_codes(FRAMES["hadamard"], 40)
+    quantized = random_weight(FRAMES["hadamard"], 40)
     quantize(model, [Replacement((select(model)["layer"],), quantized)], contrib=False)
     x = draw(6, 48)
     (found,) = run(model, x=x, **{"w.codes": x})

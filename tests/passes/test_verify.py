@@ -1,16 +1,16 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 import pytest
-import torch
 
 from fqonnx.errors import ModelError
-from fqonnx.frames import HadamardFrame
+from fqonnx.frames import Frame, FusionFrame, HadamardFrame, IdentityFrame
 from fqonnx.passes import QuantizeWeightsPass, Replacement, SelectWeightsPass, VerifyPass
 from fqonnx.passes.verify import Signature, graph_signature
-from fqonnx.quant import QuantizedWeight
-from support import model_from_text
+from support import model_from_text, random_weight
 
 
 def float_model() -> ir.Model:
@@ -22,23 +22,23 @@ def float_model() -> ir.Model:
     )
 
 
-def compiled() -> tuple[ir.Model, Signature]:
+def compiled(
+    frame_in: Frame | None = None, frame_out: Frame | int = 40, **arguments: Any
+) -> tuple[ir.Model, Signature]:
     """Return a compiled model and the signature of the float one."""
     model = float_model()
     signature = graph_signature(model)
     selected = SelectWeightsPass()
     selected(model)
-    weight = QuantizedWeight(
-        HadamardFrame.create(48, 1.25),
-        3,
-        torch.zeros(40, 60, dtype=torch.uint8),
-        torch.ones(40, dtype=torch.float16),
-        None,
-        0.0,
-        None,
-    )
-    QuantizeWeightsPass([Replacement((selected.layers[0],), weight)], contrib=True)(model)
+    weight = random_weight(frame_in or HadamardFrame.create(48, 1.25), frame_out, 3, **arguments)
+    QuantizeWeightsPass([Replacement((selected.layers[0],), weight)], contrib=False)(model)
     return model, signature
+
+
+def compiled_with_all() -> tuple[ir.Model, Signature]:
+    """Return one with zero points, groups and a frame on both sides."""
+    frame = HadamardFrame.create(48, 3.0)
+    return compiled(frame, FusionFrame.create(40, 1.1), zero_points=True, group_size=128)
 
 
 def rejected(model: ir.Model, signature: Signature) -> str:
@@ -56,8 +56,9 @@ def replace_tensor(model: ir.Model, name: str, array: np.ndarray) -> None:
     value.shape = ir.Shape(array.shape)
 
 
-def test_compiled_model_passes_unchanged() -> None:
-    model, signature = compiled()
+@pytest.mark.parametrize("all_parts", [False, True])
+def test_compiled_model_passes_unchanged(all_parts: bool) -> None:
+    model, signature = compiled_with_all() if all_parts else compiled()
     before = ir.to_proto(model).SerializeToString(deterministic=True)
     assert not VerifyPass(signature)(model).modified
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
@@ -124,13 +125,36 @@ def test_function_of_another_overload_is_found() -> None:
         ("codes", (40, 1, 23)),
         ("codes", (39, 1, 24)),
         ("codes", (40, 24)),
-        ("scales", (41,)),
-        ("scales", (40, 1)),
+        ("scales", (41, 1)),
+        ("scales", (40,)),
+        ("scales", (40, 2)),
         ("signs_in", (7,)),
     ],
 )
 def test_packed_input_of_another_shape_is_found(name: str, shape: tuple[int, ...]) -> None:
-    model, signature = compiled()
+    assert_shape_is_found(*compiled(), name, shape)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("codes", (40, 1, 24)),
+        ("scales", (45, 1)),
+        ("zero_points", (45, 1)),
+        ("zero_points", (40, 2)),
+        ("signs_in", (5,)),
+        ("signs_out", (6,)),
+    ],
+)
+def test_packed_input_of_another_shape_is_found_among_all(
+    name: str, shape: tuple[int, ...]
+) -> None:
+    assert_shape_is_found(*compiled_with_all(), name, shape)
+
+
+def assert_shape_is_found(
+    model: ir.Model, signature: Signature, name: str, shape: tuple[int, ...]
+) -> None:
     dtype = np.float16 if name == "scales" else np.uint8
     replace_tensor(model, f"w.{name}", np.zeros(shape, dtype))
     message = rejected(model, signature)
@@ -139,18 +163,27 @@ def test_packed_input_of_another_shape_is_found(name: str, shape: tuple[int, ...
     assert str(shape) in message
 
 
-@pytest.mark.parametrize("name", ["codes", "scales"])
+@pytest.mark.parametrize("name", ["codes", "scales", "signs_in", "signs_out"])
 def test_packed_input_that_is_missing_is_found(name: str) -> None:
-    model, signature = compiled()
-    index = [value.name for value in model.graph[0].inputs if value].index(f"w.{name}")
-    model.graph[0].replace_input_with(index, None)
+    model, signature = compiled_with_all()
+    names = [value.name if value else None for value in model.graph[0].inputs]
+    model.graph[0].replace_input_with(names.index(f"w.{name}"), None)
     assert name in rejected(model, signature)
 
 
-@pytest.mark.parametrize("name", ["dim_out", "num_vectors", "bits", "block_size"])
-def test_attribute_that_is_missing_or_wrong_is_found(name: str) -> None:
-    model, signature = compiled()
+@pytest.mark.parametrize(
+    "name", ["dim_in", "dim_out", "num_vectors_in", "num_vectors_out", "bits", "block_size"]
+)
+@pytest.mark.parametrize("frame_in", [HadamardFrame.create(48, 1.25), IdentityFrame(48)])
+def test_attribute_that_is_missing_or_wrong_is_found(name: str, frame_in: Frame) -> None:
+    model, signature = compiled(frame_in)
     del model.graph[0].attributes[name]
     assert "layer" in rejected(model, signature)
     model.graph[0].attributes.add(ir.AttrInt64(name, 1000))
     assert "layer" in rejected(model, signature)
+
+
+def test_group_size_that_does_not_fit_is_found() -> None:
+    model, signature = compiled_with_all()
+    model.graph[0].attributes.add(ir.AttrInt64("group_size", 16))
+    assert "scales" in rejected(model, signature)

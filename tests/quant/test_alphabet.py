@@ -1,16 +1,40 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fqonnx.quant import MidRise
-from fqonnx.quant.alphabet import GAUSSIAN_STEP
+from fqonnx.quant import (
+    UniformAlphabet,
+    gaussian_alphabet,
+    min_max_alphabet,
+    two_sigma_alphabet,
+)
+from fqonnx.quant.alphabet import GAUSSIAN_STEP, SCALE_DTYPE
 
 BITS = st.integers(1, 4)
 STEPS = st.floats(1e-3, 1e3)
 SEEDS = st.integers(0, 2**31)
 ALL_BITS = pytest.mark.parametrize("bits", [1, 2, 3, 4])
+ROUNDED = 2.0**-11  # relative error of a step in float16
+
+Build = Callable[[torch.Tensor, int], UniformAlphabet]
+BUILD: dict[str, Build] = {
+    "gaussian": gaussian_alphabet,
+    "two-sigma": lambda coeffs, bits: two_sigma_alphabet(coeffs, bits)[0],
+    "min-max": lambda coeffs, bits: min_max_alphabet(coeffs, bits, 8),
+}
+EVERY_ALPHABET = pytest.mark.parametrize("build", BUILD.values(), ids=BUILD)
+
+
+def mid_rise(bits: int, *step: float, dtype: torch.dtype = torch.float32) -> UniformAlphabet:
+    return UniformAlphabet(bits, torch.tensor([step], dtype=dtype))
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def gaussian_mse(bits: int, steps: np.ndarray) -> np.ndarray:
@@ -30,6 +54,37 @@ def coefficients(seed: int, step: float, bits: int) -> torch.Tensor:
     return (torch.rand((50, 3), generator=generator, dtype=torch.float64) - 0.5) * 2 * spread
 
 
+@st.composite
+def alphabets(draw: st.DrawFn, rows: int = 50) -> UniformAlphabet:
+    """Draw an alphabet for (rows, 3), mid-rise or with zero points, in groups or not."""
+    bits, group_size = draw(BITS), draw(st.none() | st.integers(1, rows + 10))
+    groups = 1 if group_size is None else -(-rows // group_size)
+    generator = torch.Generator().manual_seed(draw(SEEDS))
+    step = torch.rand((groups, 3), generator=generator, dtype=torch.float64) + 0.1
+    zero_point = torch.randint(0, 2**bits, (groups, 3), generator=generator).double()
+    return UniformAlphabet(
+        bits,
+        step * draw(STEPS),
+        draw(st.sampled_from([None, zero_point])),
+        group_size=group_size,
+    )
+
+
+def every_level(alphabet: UniformAlphabet, rows: int = 50) -> torch.Tensor:
+    """Return (2^bits, rows, 3), entry by entry from the definition."""
+    top = 2**alphabet.bits - 1
+    levels = torch.empty(top + 1, rows, 3, dtype=torch.float64)
+    for row in range(rows):
+        group = 0 if alphabet.group_size is None else row // alphabet.group_size
+        offset = top / 2 if alphabet.zero_point is None else alphabet.zero_point[group]
+        for code in range(top + 1):
+            levels[code, row] = (code - offset) * alphabet.step[group]
+    return levels
+
+
+# Steps for a Gaussian
+
+
 @ALL_BITS
 def test_gaussian_step_has_the_least_mean_squared_error(bits: int) -> None:
     coarse = np.arange(0.05, 3.0, 0.01)
@@ -41,21 +96,25 @@ def test_gaussian_step_has_the_least_mean_squared_error(bits: int) -> None:
 @pytest.mark.parametrize(("bits", "error"), [(1, 0.3634), (2, 0.1188), (3, 0.03744), (4, 0.01154)])
 def test_gaussian_step_gives_the_published_error(bits: int, error: float) -> None:
     coeffs = torch.randn(200_000, 2, generator=torch.Generator().manual_seed(0)) * 3.0
-    alphabet = MidRise(bits)
-    step = alphabet.gaussian_step(coeffs)
-    noise = (alphabet.nearest(coeffs, step) - coeffs).square().mean() / coeffs.square().mean()
+    alphabet = gaussian_alphabet(coeffs, bits)
+    noise = (alphabet.nearest(coeffs) - coeffs).square().mean() / coeffs.square().mean()
     assert noise.item() == pytest.approx(error, rel=0.02)
 
 
 @ALL_BITS
-def test_gaussian_step_follows_the_size_of_each_column(bits: int) -> None:
-    coeffs = torch.randn(100, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+@pytest.mark.parametrize("multiplier", [1.0, 0.85])
+def test_gaussian_step_follows_the_size_of_each_column(bits: int, multiplier: float) -> None:
     sizes = torch.tensor([1.0, 0.01, 500.0], dtype=torch.float64)
-    step = MidRise(bits).gaussian_step(coeffs * sizes)
-    assert torch.allclose(step, MidRise(bits).gaussian_step(coeffs) * sizes)
-    assert step[0].item() == pytest.approx(
-        GAUSSIAN_STEP[bits] * coeffs[:, 0].square().mean().sqrt().item()
-    )
+    coeffs = normal(100, 3, seed=1) * sizes
+    alphabet = gaussian_alphabet(coeffs, bits, multiplier)
+    assert alphabet.bits == bits
+    assert alphabet.zero_point is None
+    assert alphabet.group_size is None
+    expected = GAUSSIAN_STEP[bits] * multiplier * coeffs.square().mean(0).sqrt()
+    assert torch.equal(alphabet.step, expected[None].half().double())
+
+
+# Codes, values and the nearest
 
 
 @pytest.mark.parametrize(
@@ -69,81 +128,301 @@ def test_gaussian_step_follows_the_size_of_each_column(bits: int) -> None:
 )
 def test_values_are_those_of_the_format(bits: int, levels: list[float]) -> None:
     codes = torch.arange(2**bits, dtype=torch.uint8)[:, None]
-    assert MidRise(bits).values(codes, torch.tensor([1.0])).flatten().tolist() == levels
+    assert mid_rise(bits, 1.0).values(codes).flatten().tolist() == levels
+
+
+@pytest.mark.parametrize(
+    ("zero_point", "levels"), [(0, [0, 3, 6, 9]), (1, [-3, 0, 3, 6]), (3, [-9, -6, -3, 0])]
+)
+def test_the_zero_point_is_the_code_of_zero(zero_point: int, levels: list[float]) -> None:
+    alphabet = UniformAlphabet(2, torch.tensor([[3.0]]), torch.tensor([[float(zero_point)]]))
+    codes = torch.arange(4, dtype=torch.uint8)[:, None]
+    assert alphabet.values(codes).flatten().tolist() == levels
+    assert alphabet.codes(torch.zeros(1, 1)) == zero_point
+
+
+def test_groups_by_hand() -> None:
+    step, zero_point = torch.tensor([[1.0], [10.0]]), torch.tensor([[0.0], [2.0]])
+    alphabet = UniformAlphabet(2, step, zero_point, group_size=2)
+    coeffs = torch.tensor([[2.2], [9.0], [-16.0]])
+    assert alphabet.codes(coeffs).flatten().tolist() == [2, 3, 0]
+    assert alphabet.nearest(coeffs).flatten().tolist() == [2, 3, -20]
+    assert alphabet.nearest(coeffs, 1).flatten().tolist() == [2, 10, -20]
+    assert alphabet.values(torch.tensor([[3], [3]]), 2).flatten().tolist() == [10, 10]
 
 
 @settings(deadline=None, max_examples=50)
-@given(bits=BITS, step=STEPS, seed=SEEDS)
-def test_nearest_is_no_farther_than_any_level(bits: int, step: float, seed: int) -> None:
-    coeffs = coefficients(seed, step, bits)
-    steps = torch.full((3,), step, dtype=torch.float64)
-    alphabet = MidRise(bits)
-    nearest = alphabet.nearest(coeffs, steps)
-    levels = alphabet.values(torch.arange(2**bits, dtype=torch.uint8)[:, None], steps[:1]).flatten()
-    distances = (coeffs[..., None] - levels).abs()
-    assert ((nearest - coeffs).abs() <= distances.min(dim=-1).values + 1e-9 * step).all()
-    assert ((nearest[..., None] - levels).abs().min(dim=-1).values <= 1e-9 * step).all()
+@given(alphabet=alphabets(), seed=SEEDS)
+def test_nearest_is_no_farther_than_any_level(alphabet: UniformAlphabet, seed: int) -> None:
+    step = float(alphabet.step.max())
+    coeffs = coefficients(seed, step, alphabet.bits)
+    nearest, levels = alphabet.nearest(coeffs), every_level(alphabet)
+    assert ((nearest - coeffs).abs() <= (levels - coeffs).abs().amin(0) + 1e-9 * step).all()
+    assert ((nearest - levels).abs().amin(0) <= 1e-9 * step).all()
 
 
 @settings(deadline=None, max_examples=50)
-@given(bits=BITS, step=STEPS, seed=SEEDS)
-def test_codes_values_and_nearest_agree(bits: int, step: float, seed: int) -> None:
-    coeffs = coefficients(seed, step, bits).float()
-    steps = torch.tensor([step, step / 3, step * 7])
-    alphabet = MidRise(bits)
-    codes = alphabet.codes(coeffs, steps)
-    nearest = alphabet.nearest(coeffs, steps)
+@given(alphabet=alphabets(), seed=SEEDS, dtype=st.sampled_from([torch.float32, torch.float64]))
+def test_codes_values_and_nearest_agree(
+    alphabet: UniformAlphabet, seed: int, dtype: torch.dtype
+) -> None:
+    coeffs = coefficients(seed, float(alphabet.step.max()), alphabet.bits).to(dtype)
+    zero_point = None if alphabet.zero_point is None else alphabet.zero_point.to(dtype)
+    alphabet = UniformAlphabet(
+        alphabet.bits, alphabet.step.to(dtype), zero_point, group_size=alphabet.group_size
+    )
+    codes, nearest = alphabet.codes(coeffs), alphabet.nearest(coeffs)
     assert codes.dtype == torch.uint8
-    assert codes.max() < 2**bits
-    assert torch.equal(alphabet.values(codes, steps), nearest)
-    assert torch.equal(alphabet.codes(nearest, steps), codes)
-    assert torch.equal(alphabet.nearest(nearest, steps), nearest)
+    assert codes.max() < 2**alphabet.bits
+    assert torch.equal(alphabet.values(codes), nearest)
+    assert torch.equal(alphabet.codes(nearest), codes)
+    assert torch.equal(alphabet.nearest(nearest), nearest)
+
+
+@settings(deadline=None, max_examples=50)
+@given(alphabet=alphabets(), first=st.integers(0, 49), count=st.integers(1, 50), seed=SEEDS)
+@example(alphabet=mid_rise(2, 1.0, 2.0, 3.0), first=7, count=9, seed=0)
+def test_rows_may_be_taken_from_anywhere(
+    alphabet: UniformAlphabet, first: int, count: int, seed: int
+) -> None:
+    coeffs = coefficients(seed, float(alphabet.step.max()), alphabet.bits)
+    codes, nearest = alphabet.codes(coeffs), alphabet.nearest(coeffs)
+    rows = slice(first, first + count)
+    assert torch.equal(alphabet.codes(coeffs[rows], first), codes[rows])
+    assert torch.equal(alphabet.nearest(coeffs[rows], first), nearest[rows])
+    assert torch.equal(alphabet.values(codes[rows], first), nearest[rows])
 
 
 @ALL_BITS
 def test_every_code_survives_its_value(bits: int) -> None:
     codes = torch.arange(2**bits, dtype=torch.uint8)[:, None].expand(-1, 4)
-    step = torch.tensor([1e-6, 0.1, 3.0, 6e4])
-    alphabet = MidRise(bits)
-    assert torch.equal(alphabet.codes(alphabet.values(codes, step), step), codes)
+    step = torch.tensor([[1e-6, 0.1, 3.0, 6e4]])
+    zero_points = [None, *(torch.full((1, 4), float(z)) for z in range(2**bits))]
+    for zero_point in zero_points:
+        alphabet = UniformAlphabet(bits, step, zero_point)
+        assert torch.equal(alphabet.codes(alphabet.values(codes)), codes)
 
 
 @ALL_BITS
 def test_coefficients_beyond_the_alphabet_take_its_ends(bits: int) -> None:
     coeffs = torch.tensor([[1e30], [-1e30], [1e3], [-1e3]])
-    step = torch.tensor([0.25])
     end = (2**bits - 1) / 2 * 0.25
-    alphabet = MidRise(bits)
-    assert alphabet.nearest(coeffs, step).flatten().tolist() == [end, -end, end, -end]
+    alphabet = mid_rise(bits, 0.25)
+    assert alphabet.nearest(coeffs).flatten().tolist() == [end, -end, end, -end]
     top = 2**bits - 1
-    assert alphabet.codes(coeffs, step).flatten().tolist() == [top, 0, top, 0]
+    assert alphabet.codes(coeffs).flatten().tolist() == [top, 0, top, 0]
 
 
 @ALL_BITS
-def test_zero_step_gives_zeros(bits: int) -> None:
+@pytest.mark.parametrize("zero_point", [None, torch.tensor([[0.0, 1.0]])])
+def test_zero_step_gives_zeros(bits: int, zero_point: torch.Tensor | None) -> None:
     coeffs = torch.tensor([[0.0, 5.0], [-3.0, 1e30], [1e-30, -7.0]])
-    step = torch.zeros(2)
-    alphabet = MidRise(bits)
-    assert torch.equal(alphabet.nearest(coeffs, step), torch.zeros(3, 2))
-    codes = alphabet.codes(coeffs, step)
+    alphabet = UniformAlphabet(bits, torch.zeros(1, 2), zero_point)
+    assert torch.equal(alphabet.nearest(coeffs), torch.zeros(3, 2))
+    codes = alphabet.codes(coeffs)
     assert codes.max() < 2**bits
-    assert torch.equal(alphabet.values(codes, step), torch.zeros(3, 2))
-
-
-def test_zero_column_beside_others_has_step_zero() -> None:
-    coeffs = torch.tensor([[0.0, 1.0], [0.0, -1.0]])
-    step = MidRise(2).gaussian_step(coeffs)
-    assert step[0] == 0
-    assert step[1].item() == pytest.approx(0.996)
-    assert torch.equal(MidRise(2).nearest(coeffs, step)[:, 0], torch.zeros(2))
+    assert torch.equal(alphabet.values(codes), torch.zeros(3, 2))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_dtype_is_kept_and_input_left_alone(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("group_size", [None, 1])
+def test_dtype_is_kept_and_input_left_alone(dtype: torch.dtype, group_size: int | None) -> None:
     coeffs = torch.tensor([[0.2], [-4.0]], dtype=dtype)
     before = coeffs.clone()
-    step = torch.tensor([1.0], dtype=dtype)
-    alphabet = MidRise(2)
-    assert alphabet.nearest(coeffs, step).dtype == dtype
-    assert alphabet.values(alphabet.codes(coeffs, step), step).dtype == dtype
+    alphabet = UniformAlphabet(
+        2, torch.ones(2 if group_size else 1, 1, dtype=dtype), group_size=group_size
+    )
+    assert alphabet.nearest(coeffs).dtype == dtype
+    assert alphabet.values(alphabet.codes(coeffs)).dtype == dtype
     assert torch.equal(coeffs, before)
+
+
+# What the three that follow the coefficients have in common
+
+
+@EVERY_ALPHABET
+@ALL_BITS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_built_can_be_stored(build: Build, bits: int, dtype: torch.dtype) -> None:
+    coeffs = normal(21, 3, dtype=dtype) + 0.3
+    before = coeffs.clone()
+    alphabet = build(coeffs, bits)
+    assert alphabet.bits == bits
+    assert alphabet.step.dtype == dtype
+    assert torch.equal(alphabet.step, alphabet.step.to(SCALE_DTYPE).to(dtype))
+    if alphabet.zero_point is not None:
+        assert alphabet.zero_point.dtype == dtype
+        assert alphabet.zero_point.shape == alphabet.step.shape
+        assert torch.equal(alphabet.zero_point, alphabet.zero_point.to(torch.uint8).to(dtype))
+        assert alphabet.zero_point.max() < 2**bits
+    assert torch.equal(coeffs, before)
+
+
+@EVERY_ALPHABET
+def test_columns_do_not_know_of_each_other(build: Build) -> None:
+    coeffs = normal(21, 3) * torch.tensor([1.0, 0.01, 500.0]) + 0.1
+    together = build(coeffs, 2)
+    for j in range(3):
+        alone = build(coeffs[:, [j]], 2)
+        assert torch.equal(together.step[:, [j]], alone.step)
+        if together.zero_point is not None and alone.zero_point is not None:
+            assert torch.equal(together.zero_point[:, [j]], alone.zero_point)
+
+
+@EVERY_ALPHABET
+def test_zero_column_beside_others_has_step_zero(build: Build) -> None:
+    coeffs = torch.tensor([[0.0, 1.0], [0.0, -1.0]])
+    alphabet = build(coeffs, 2)
+    assert alphabet.step[0, 0] == 0
+    assert alphabet.step[0, 1] > 0
+    assert torch.equal(alphabet.nearest(coeffs)[:, 0], torch.zeros(2))
+
+
+def test_steps_of_two_coefficients_by_hand() -> None:
+    coeffs = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    # σ of the two-sigma range has n − 1 below the line: √2.
+    steps = {"gaussian": 0.996, "two-sigma": 4 * 2**0.5 / 3, "min-max": 2 / 3}
+    for name, step in steps.items():
+        assert BUILD[name](coeffs, 2).step.item() == pytest.approx(step, rel=ROUNDED)
+
+
+@EVERY_ALPHABET
+@pytest.mark.parametrize("size", [1e7, 1e30])
+def test_a_step_beyond_float16_is_an_overflow(build: Build, size: float) -> None:
+    coeffs = normal(21, 3)
+    coeffs[:, 1] *= size
+    with pytest.raises(OverflowError, match="too large: a scale does not fit into float16"):
+        build(coeffs, 2)
+
+
+@EVERY_ALPHABET
+def test_a_step_below_float16_is_an_error_where_it_matters(build: Build) -> None:
+    coeffs = normal(21, 3)
+    with pytest.raises(OverflowError, match="too small: its scales do not fit into float16"):
+        build(coeffs * 1e-9, 2)
+    sizes = torch.tensor([1.0, 1e-9, 1.0])
+    alphabet = build(coeffs * sizes, 2)
+    assert (alphabet.step[:, 1] == 0).all()
+    assert (alphabet.step[:, [0, 2]] > 0).all()
+    assert torch.equal(alphabet.nearest(coeffs * sizes)[:, 1], torch.zeros(21).double())
+
+
+@EVERY_ALPHABET
+def test_nothing_but_zeros(build: Build) -> None:
+    alphabet = build(torch.zeros(5, 2), 2)
+    assert torch.equal(alphabet.step, torch.zeros_like(alphabet.step))
+    assert torch.equal(alphabet.nearest(torch.zeros(5, 2)), torch.zeros(5, 2))
+
+
+# Two sigma
+
+
+@settings(deadline=None, max_examples=50)
+@given(bits=BITS, mean=st.floats(-20, 20), size=STEPS, seed=SEEDS)
+def test_two_sigma_clips_to_its_range(bits: int, mean: float, size: float, seed: int) -> None:
+    coeffs = (normal(60, 3, seed=seed) + mean) * size
+    alphabet, clipped = two_sigma_alphabet(coeffs, bits)
+    center, deviation = coeffs.mean(0), coeffs.std(0)
+    low, high = center - 2 * deviation, center + 2 * deviation
+    inside = (coeffs >= low) & (coeffs <= high)
+    assert torch.equal(clipped[inside], coeffs[inside])
+    assert torch.allclose(clipped, coeffs.minimum(high).maximum(low))
+    assert torch.allclose(alphabet.step * (2**bits - 1), high - low, rtol=ROUNDED, atol=0)
+    assert alphabet.zero_point is not None
+    assert alphabet.group_size is None
+    # The zero point nearest to that of the range, as far as the codes go.
+    wanted = (-low / ((high - low) / (2**bits - 1))).clamp(0, 2**bits - 1)
+    assert ((alphabet.zero_point - wanted).abs() <= 0.5 + 1e-9).all()
+
+
+@pytest.mark.parametrize(
+    ("mean", "levels"),
+    [(0.1, [-1, 0, 1, 2]), (-0.1, [-2, -1, 0, 1]), (9.0, [0, 1, 2, 3]), (-9.0, [-3, -2, -1, 0])],
+)
+def test_two_sigma_levels_at_two_bits(mean: float, levels: list[float]) -> None:
+    coeffs = normal(200, 1)
+    coeffs = (coeffs - coeffs.mean()) / coeffs.std() * 0.75 + mean  # so that the step is 1
+    alphabet, _ = two_sigma_alphabet(coeffs, 2)
+    assert alphabet.values(torch.arange(4)[:, None]).flatten().tolist() == levels
+
+
+@ALL_BITS
+def test_two_sigma_of_a_constant_column_is_zero(bits: int) -> None:
+    coeffs = torch.stack([torch.full((9,), 0.3), normal(9).float(), torch.zeros(9)], 1)
+    alphabet, clipped = two_sigma_alphabet(coeffs, bits)
+    assert alphabet.zero_point is not None
+    assert (alphabet.zero_point >= 0).all()
+    assert (alphabet.zero_point < 2**bits).all()
+    assert torch.isfinite(clipped).all()
+    assert torch.allclose(clipped[:, 0], coeffs[:, 0])
+    assert alphabet.step[0, 2] == 0
+    assert alphabet.nearest(coeffs)[:, [0, 2]].abs().max() < 1e-6
+
+
+@ALL_BITS
+def test_two_sigma_of_one_row_is_zero(bits: int) -> None:
+    coeffs = torch.tensor([[1.5, 0.0, -2.0]])
+    alphabet, clipped = two_sigma_alphabet(coeffs, bits)
+    assert torch.equal(alphabet.step, torch.zeros(1, 3))
+    assert torch.equal(clipped, coeffs)
+    assert torch.equal(alphabet.nearest(clipped), torch.zeros(1, 3))
+
+
+# Min and max
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    bits=BITS,
+    rows=st.integers(1, 40),
+    group_size=st.integers(1, 50),
+    shift=st.floats(-3, 3),
+    seed=SEEDS,
+)
+@example(bits=2, rows=40, group_size=16, shift=0.0, seed=0)
+def test_min_max_reaches_all_of_each_group(
+    bits: int, rows: int, group_size: int, shift: float, seed: int
+) -> None:
+    coeffs = normal(rows, 3, seed=seed) + shift
+    alphabet = min_max_alphabet(coeffs, bits, group_size)
+    groups = -(-rows // group_size)
+    assert alphabet.step.shape == (groups, 3)
+    assert alphabet.group_size == group_size
+    for group, part in enumerate(coeffs.split(group_size)):
+        extent = part.amax(0).clamp(min=0) - part.amin(0).clamp(max=0)
+        expected = extent / (2**bits - 1)
+        assert torch.allclose(alphabet.step[group], expected, rtol=ROUNDED, atol=1e-7)
+    # Half a step from rounding, within or, as the zero point is rounded too, beyond the ends.
+    step = alphabet.step.repeat_interleave(group_size, 0)[:rows]
+    slack = (2**bits - 1) * (2 * ROUNDED * step + 1e-7)
+    assert ((alphabet.nearest(coeffs) - coeffs).abs() <= step / 2 + slack).all()
+    assert torch.equal(alphabet.nearest(torch.zeros_like(coeffs)), torch.zeros_like(coeffs))
+
+
+@ALL_BITS
+@pytest.mark.parametrize("sign", [1, -1])
+def test_min_max_of_one_sign_uses_all_levels_on_its_side(bits: int, sign: int) -> None:
+    coeffs = sign * (normal(30, 2).abs() + 1.0)
+    alphabet = min_max_alphabet(coeffs, bits, 10)
+    assert alphabet.zero_point is not None
+    assert (alphabet.zero_point == (0 if sign > 0 else 2**bits - 1)).all()
+    end = alphabet.values(torch.full((30, 2), 2**bits - 1 if sign > 0 else 0))
+    greatest = coeffs.reshape(3, 10, 2).abs().amax(1).repeat_interleave(10, 0)
+    assert torch.allclose(end, sign * greatest, rtol=ROUNDED, atol=0)
+
+
+def test_min_max_by_hand() -> None:
+    coeffs = torch.tensor([[-1.0], [5.0], [0.5], [4.0], [8.0], [6.0], [0.0], [-6.0]])
+    alphabet = min_max_alphabet(coeffs, 2, 3)  # the last group is -6 and 0 alone
+    assert alphabet.step.flatten().tolist() == [2.0, pytest.approx(8 / 3, rel=ROUNDED), 2.0]
+    assert alphabet.zero_point is not None
+    assert alphabet.zero_point.flatten().tolist() == [0, 0, 3]  # 1/2 goes to the even
+    assert alphabet.nearest(coeffs)[[0, 2, 6, 7], 0].tolist() == [0, 0, 0, -6]
+
+
+@pytest.mark.parametrize("group_size", [7, 8, 1000])
+def test_a_group_as_large_as_the_column_is_one_group(group_size: int) -> None:
+    coeffs = normal(7, 3)
+    alphabet, whole = (min_max_alphabet(coeffs, 3, size) for size in (group_size, 7))
+    assert torch.equal(alphabet.step, whole.step)
+    assert torch.equal(alphabet.codes(coeffs), whole.codes(coeffs))

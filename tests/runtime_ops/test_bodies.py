@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import math
 import random
+import subprocess
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,12 +18,13 @@ from onnx.reference import ReferenceEvaluator
 from onnx_ir.tape import Tape
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
-from fqonnx.frames import HadamardFrame
+from fqonnx.frames import Frame, FusionFrame, HadamardFrame, IdentityFrame
 from fqonnx.frames.hadamard import kronecker_orders
-from fqonnx.packing import choose_block_size, pack_codes, pack_signs
+from fqonnx.packing import choose_block_size, pack_codes
+from fqonnx.quant import QuantizedWeight
 from fqonnx.reference import frame_dequant, frame_matmul
 from fqonnx.runtime_ops import DOMAIN, FrameOpSpec, build_function
-from support import MatMulNBits
+from support import MatMulNBits, described, fusion_frame, packed, random_weight
 
 INT8_ACTIVATIONS = 1.5e-2  # relative error that MatMulNBits may make at accuracy level 4
 
@@ -32,39 +35,41 @@ Arrays = dict[str, np.ndarray | None]
 class Case:
     """One operator with packed data, and the x that it is tried on."""
 
-    dim_in: int
+    frame_in: Frame
+    frame_out: Frame
     bits: int
-    redundancy: float | None = 1.0  # None: the identity frame
-    dim_out: int = 24
     dtype: ir.DataType = ir.DataType.FLOAT
     bias: bool = False
     zero_points: bool = False
+    group_size: int | None = None
     batch: tuple[int, ...] = (3, 5)
 
     def __str__(self) -> str:
-        frame = "identity" if self.redundancy is None else f"hadamard{self.redundancy}"
-        flags = "-bias" * self.bias + "-zp" * self.zero_points
-        batch = "x".join(map(str, self.batch))
-        return (
-            f"{frame}-{self.dim_in}x{self.dim_out}-{self.bits}bit-{self.dtype.name}"
-            f"{flags}-batch{batch}"
-        )
+        frames = [self.frame_in.spec, self.frame_out.spec]
+        parts = [f"{frame.kind}{frame.num_vectors}of{frame.dim}" for frame in frames]
+        parts += [f"{self.bits}bit", self.dtype.name]
+        parts += [f"group{self.group_size}"] * (self.group_size is not None)
+        parts += ["bias"] * self.bias + ["zp"] * self.zero_points
+        return "-".join([*parts, "batch" + "x".join(map(str, self.batch))])
 
-    @property
-    def num_vectors(self) -> int:
-        if self.redundancy is None:
-            return self.dim_in
-        return HadamardFrame.create(self.dim_in, self.redundancy).num_vectors
+    def weight(self) -> QuantizedWeight:
+        return random_weight(
+            self.frame_in,
+            self.frame_out,
+            self.bits,
+            zero_points=self.zero_points,
+            group_size=self.group_size,
+            seed=self.frame_in.dim * 5 + self.bits,
+        )
 
     def spec(self, op_type: Any, *, contrib: bool) -> FrameOpSpec:
         return FrameOpSpec(
             op_type=op_type,
-            dim_in=self.dim_in,
-            dim_out=self.dim_out,
-            num_vectors=self.num_vectors,
+            frame_in=self.frame_in.spec,
+            frame_out=self.frame_out.spec,
             bits=self.bits,
-            block_size=choose_block_size(self.num_vectors),
-            frame_in="identity" if self.redundancy is None else "hadamard",
+            block_size=choose_block_size(self.frame_in.num_vectors),
+            group_size=self.group_size,
             dtype=self.dtype,
             has_bias=self.bias and op_type == "FrameMatMul",
             has_zero_points=self.zero_points,
@@ -72,59 +77,84 @@ class Case:
         )
 
     def arrays(self) -> Arrays:
-        rng = np.random.default_rng(self.dim_in * 5 + self.bits)
-        codes = rng.integers(0, 1 << self.bits, (self.dim_out, self.num_vectors), dtype=np.uint8)
-        signs = rng.choice(np.array([-1, 1], np.int8), self.dim_in)
-        zero_points = rng.integers(0, 1 << self.bits, self.dim_out, dtype=np.uint8)
-        bias = rng.standard_normal(self.dim_out).astype(self.dtype.numpy())
-        return {
-            "codes": pack_codes(codes, self.bits, choose_block_size(self.num_vectors)),
-            "scales": rng.uniform(0.02, 0.05, self.dim_out).astype(np.float16),
-            "zero_points": zero_points if self.zero_points else None,
-            "signs_in": None if self.redundancy is None else pack_signs(signs),
-            "bias": bias if self.bias else None,
-        }
+        rng = np.random.default_rng(self.frame_in.dim + self.bits)
+        bias = rng.standard_normal(self.frame_out.dim).astype(self.dtype.numpy())
+        return packed(self.weight()) | {"bias": bias if self.bias else None}
 
     def x(self) -> np.ndarray:
         rng = np.random.default_rng(1)
-        return rng.standard_normal((*self.batch, self.dim_in)).astype(self.dtype.numpy())
+        return rng.standard_normal((*self.batch, self.frame_in.dim)).astype(self.dtype.numpy())
 
-    def attributes(self) -> dict[str, Any]:
-        return {
-            "frame_in": "identity" if self.redundancy is None else "hadamard",
-            "dim_in": self.dim_in,
-            "num_vectors": self.num_vectors,
-            "bits": self.bits,
-        }
+
+def hadamard(dim: int, redundancy: float | None = 1.0) -> Frame:
+    """Return a Hadamard frame, or none."""
+    if redundancy is None:
+        return IdentityFrame(dim)
+    return HadamardFrame.create(dim, redundancy, seed=dim)
 
 
 def _cases() -> list[Case]:
-    """Return every dim with every frame and every bits; the rest is drawn."""
+    """Return every dim with every frame, and every pair of frames, in every bits; the rest is
+    drawn."""
     rng = random.Random(0)
-    return [
-        Case(
-            dim_in,
+
+    def drawn(frame_in: Frame, frame_out: Frame, bits: int, **arguments: Any) -> Case:
+        return Case(
+            frame_in,
+            frame_out,
             bits,
-            redundancy,
-            dim_out=rng.choice((1, 7, 24, 33, 40)),
             dtype=rng.choice((ir.DataType.FLOAT, ir.DataType.FLOAT, ir.DataType.FLOAT16)),
             bias=rng.random() < 0.5,
             zero_points=rng.random() < 0.5,
             batch=rng.choice(((8,), (4, 6), (2, 3, 4))),
+            **arguments,
         )
+
+    one_side = [
+        drawn(hadamard(dim_in, redundancy), IdentityFrame(rng.choice((1, 7, 24, 33, 40))), bits)
         for dim_in in (1, 7, 33, 100, 131, 384)
         for redundancy in (None, 1.0, 1.3)
         for bits in (1, 2, 3, 4)
     ]
+    pairs = [drawn(*pair, bits) for pair in PAIRS for bits in (1, 2, 3, 4)]
+    grouped = [
+        drawn(frame_in, frame_out, bits, group_size=128)
+        for frame_in, frame_out in (
+            (IdentityFrame(100), IdentityFrame(24)),  # one group that is not full
+            (IdentityFrame(128), IdentityFrame(1)),
+            (IdentityFrame(200), IdentityFrame(33)),
+            (IdentityFrame(384), IdentityFrame(7)),
+            (hadamard(300), UNIFORM),
+        )
+        for bits in (1, 2, 3, 4)
+    ]
+    return one_side + pairs + grouped
 
 
+UNIFORM = FusionFrame.create(48, 1.1)  # its blocks are equal
+PADDED = FusionFrame.create(41, 1.1)
+TETRIS = fusion_frame(17, (7, 4, 18))  # blocks that overlap
+WIDE_TETRIS = FusionFrame.create(100, 1.2)
+PAIRS = (
+    (FusionFrame.create(64), IdentityFrame(24)),
+    (IdentityFrame(33), FusionFrame.create(64)),
+    (FusionFrame.create(64), UNIFORM),
+    (TETRIS, IdentityFrame(7)),
+    (IdentityFrame(24), TETRIS),
+    (WIDE_TETRIS, TETRIS),
+    (PADDED, WIDE_TETRIS),
+    (hadamard(100, 1.3), hadamard(33)),
+    (IdentityFrame(40), hadamard(7)),
+    (UNIFORM, hadamard(24, 1.3)),
+    (FusionFrame.create(5), FusionFrame.create(1)),
+)
 CASES = _cases()
 
 
 def build_model(spec: FrameOpSpec, arrays: Arrays, rank: int, opset: int = 20) -> onnx.ModelProto:
     """Return a model of one node of ``spec``, with its function."""
     x = ir.Value(name="x", type=ir.TensorType(spec.dtype))
-    x.shape = ir.Shape([*(f"batch{i}" for i in range(rank - 1)), spec.dim_in])
+    x.shape = ir.Shape([*(f"batch{i}" for i in range(rank - 1)), spec.frame_in.dim])
     tape = Tape()
     inputs: list[ir.Value | None] = []
     for name in spec.input_names():
@@ -139,9 +169,9 @@ def build_model(spec: FrameOpSpec, arrays: Arrays, rank: int, opset: int = 20) -
     y = tape.op(spec.op_type, inputs, spec.attributes(), domain=DOMAIN, overload=spec.overload)
     y.name, y.type = "y", ir.TensorType(spec.dtype)
     if spec.op_type == "FrameMatMul":
-        y.shape = ir.Shape([*x.shape[:-1], spec.dim_out])
+        y.shape = ir.Shape([*x.shape[:-1], spec.frame_out.dim])
     else:
-        y.shape = ir.Shape([spec.dim_in, spec.dim_out])
+        y.shape = ir.Shape([spec.frame_in.dim, spec.frame_out.dim])
     graph = ir.Graph(
         [x] if spec.op_type == "FrameMatMul" else [],
         [y],
@@ -184,13 +214,12 @@ def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def matmul_reference(case: Case, arrays: Arrays, x: np.ndarray) -> np.ndarray:
-    names = ("codes", "scales", "zero_points", "signs_in", "bias")
-    return frame_matmul(x, *(arrays[name] for name in names), **case.attributes())
+    return frame_matmul(x, **arrays, **described(case.weight()))
 
 
 def dequant_reference(case: Case, arrays: Arrays) -> np.ndarray:
-    names = ("codes", "scales", "zero_points", "signs_in")
-    return frame_dequant(*(arrays[name] for name in names), **case.attributes())
+    inputs = {name: array for name, array in arrays.items() if name != "bias"}
+    return frame_dequant(**inputs, **described(case.weight()))
 
 
 def allowed(naive: np.ndarray, wanted: np.ndarray) -> float:
@@ -214,7 +243,7 @@ def naive_model(dtype: ir.DataType) -> onnx.ModelProto:
 def test_matmul_computes_what_the_format_says(case: Case) -> None:
     arrays, x = case.arrays(), case.x()
     wanted = matmul_reference(case, arrays, x)
-    bias = arrays["bias"] if case.bias else np.zeros(case.dim_out, x.dtype)
+    bias = arrays["bias"] if case.bias else np.zeros(case.frame_out.dim, x.dtype)
     weight = dequant_reference(case, arrays).astype(x.dtype)
     tolerance = {
         run: allowed(run(naive_model(case.dtype), x=x, w=weight, b=bias), wanted)
@@ -247,44 +276,94 @@ def test_dequant_computes_what_the_format_says(case: Case) -> None:
         assert relative_error(found, wanted) <= tolerance, run.__name__
 
 
-@pytest.mark.parametrize("redundancy", [None, 1.0])
+FRAMES = [
+    pytest.param(IdentityFrame(100), IdentityFrame(24), id="identity"),
+    pytest.param(hadamard(100), IdentityFrame(24), id="hadamard"),
+    pytest.param(hadamard(33), IdentityFrame(24), id="one-factor"),
+    pytest.param(hadamard(100), hadamard(33), id="hadamard-both"),
+    pytest.param(FusionFrame.create(64), UNIFORM, id="fusion"),
+]
+
+
+@pytest.mark.parametrize(
+    ("frame_in", "frame_out"), [*FRAMES, pytest.param(WIDE_TETRIS, TETRIS, id="tetris")]
+)
 @pytest.mark.parametrize("dtype", [ir.DataType.FLOAT, ir.DataType.FLOAT16])
 @pytest.mark.parametrize("contrib", [True, False])
-def test_vector_gives_a_vector(redundancy: float | None, dtype: ir.DataType, contrib: bool) -> None:
-    case = Case(100, 2, redundancy, dtype=dtype, bias=True, batch=())
+def test_vector_gives_a_vector(
+    frame_in: Frame, frame_out: Frame, dtype: ir.DataType, contrib: bool
+) -> None:
+    case = Case(frame_in, frame_out, 2, dtype=dtype, bias=True, batch=())
     arrays, x = case.arrays(), case.x()
     wanted = matmul_reference(case, arrays, x)
     model = build_model(case.spec("FrameMatMul", contrib=contrib), arrays, 1)
     for run in (run_reference, run_onnxruntime):
         found = run(model, x=x)
-        assert found.shape == (24,)
+        assert found.shape == (frame_out.dim,)
         assert relative_error(found, wanted) <= INT8_ACTIVATIONS
 
 
 @pytest.mark.parametrize("batch", [(0,), (0, 3), (3, 0), (2, 0, 3), (2, 3, 0)], ids=str)
-@pytest.mark.parametrize("dim_in", [33, 100])
-@pytest.mark.parametrize("redundancy", [None, 1.0])
+@pytest.mark.parametrize(("frame_in", "frame_out"), FRAMES)
 @pytest.mark.parametrize("contrib", [True, False])
 def test_empty_batch_gives_an_empty_result(
-    batch: tuple[int, ...], dim_in: int, redundancy: float | None, contrib: bool
+    batch: tuple[int, ...], frame_in: Frame, frame_out: Frame, contrib: bool
 ) -> None:
-    case = Case(dim_in, 2, redundancy, bias=True, batch=batch)
+    case = Case(frame_in, frame_out, 2, bias=True, batch=batch)
     model = build_model(case.spec("FrameMatMul", contrib=contrib), case.arrays(), len(batch) + 1)
-    assert run_reference(model, x=case.x()).shape == (*batch, 24)
+    assert run_reference(model, x=case.x()).shape == (*batch, frame_out.dim)
     try:
         found = run_onnxruntime(model, x=case.x())
     except Fail:  # ONNX Runtime does not broadcast or reduce all that is empty: no wrong answer
         return
-    assert found.shape == (*batch, 24)
+    assert found.shape == (*batch, frame_out.dim)
+
+
+@pytest.mark.parametrize("contrib", [True, False])
+def test_empty_batch_of_overlapping_blocks_does_not_kill_the_process(
+    contrib: bool, tmp_path: Path
+) -> None:
+    case = Case(WIDE_TETRIS, TETRIS, 2, batch=(0,))
+    model = build_model(case.spec("FrameMatMul", contrib=contrib), case.arrays(), 2)
+    assert run_reference(model, x=case.x()).shape == (0, TETRIS.dim)
+    onnx.save(model, tmp_path / "model.onnx")
+    script = """
+import sys
+import numpy as np
+import onnxruntime as ort
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
+session = ort.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+try:
+    session.run(None, {"x": np.zeros((0, int(sys.argv[2])), np.float32)})
+except Fail:
+    pass
+"""
+    command = [sys.executable, "-c", script, tmp_path / "model.onnx", str(WIDE_TETRIS.dim)]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("op_type", ["FrameMatMul", "FrameDequant"])
 @pytest.mark.parametrize("opset", [13, 26])
 @pytest.mark.parametrize("contrib", [True, False])
-def test_oldest_and_newest_opset(op_type: str, opset: int, contrib: bool) -> None:
+@pytest.mark.parametrize(
+    ("frame_in", "frame_out", "group_size"),
+    [
+        pytest.param(hadamard(100, 1.3), IdentityFrame(24), None, id="hadamard"),
+        pytest.param(WIDE_TETRIS, TETRIS, None, id="fusion"),
+        pytest.param(IdentityFrame(200), IdentityFrame(24), 128, id="groups"),
+    ],
+)
+def test_oldest_and_newest_opset(
+    op_type: str,
+    opset: int,
+    contrib: bool,
+    frame_in: Frame,
+    frame_out: Frame,
+    group_size: int | None,
+) -> None:
     if opset > onnx.defs.onnx_opset_version():
         pytest.skip("this onnx is older")
-    case = Case(100, 3, 1.3, bias=True, zero_points=True)
+    case = Case(frame_in, frame_out, 3, bias=True, zero_points=True, group_size=group_size)
     arrays, x = case.arrays(), case.x()
     model = build_model(case.spec(op_type, contrib=contrib), arrays, x.ndim, opset)
     onnx.checker.check_model(model, full_check=True)
@@ -300,14 +379,23 @@ def test_oldest_and_newest_opset(op_type: str, opset: int, contrib: bool) -> Non
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
 @pytest.mark.parametrize("dim_in", [100, 131])
 def test_codes_beyond_the_last_vector_are_ignored(bits: int, dim_in: int) -> None:
-    case = Case(dim_in, bits, 1.0)
-    arrays, x = case.arrays(), case.x()
-    codes = arrays["codes"]
+    assert_padding_is_ignored(Case(hadamard(dim_in), IdentityFrame(24), bits))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_codes_beyond_the_last_group_are_ignored(bits: int) -> None:
+    frames = IdentityFrame(200), IdentityFrame(24)
+    assert_padding_is_ignored(Case(*frames, bits, zero_points=True, group_size=128))
+
+
+def assert_padding_is_ignored(case: Case) -> None:
+    arrays, x, bits = case.arrays(), case.x(), case.bits
+    codes, num_vectors = arrays["codes"], case.frame_in.num_vectors
     assert codes is not None
-    size, padding = choose_block_size(case.num_vectors), -case.num_vectors % 16
+    size, padding = choose_block_size(num_vectors), -num_vectors % 16
     assert padding
-    full = np.zeros((case.dim_out, case.num_vectors + padding), np.uint8)
-    full[:, case.num_vectors :] = (1 << bits) - 1
+    full = np.zeros((case.frame_out.num_vectors, num_vectors + padding), np.uint8)
+    full[:, num_vectors:] = (1 << bits) - 1
     arrays["codes"] = codes | pack_codes(full, bits, size)
     wanted = matmul_reference(case, case.arrays(), x)
     for contrib in (True, False):
@@ -322,9 +410,9 @@ def test_codes_beyond_the_last_vector_are_ignored(bits: int, dim_in: int) -> Non
 
 @pytest.mark.parametrize("contrib", [True, False])
 def test_zero_points_at_both_ends(contrib: bool) -> None:
-    case = Case(64, 2, 1.0, zero_points=True)
+    case = Case(hadamard(64), IdentityFrame(24), 2, zero_points=True)
     arrays, x = case.arrays(), case.x()
-    arrays["zero_points"] = np.linspace(0, 3, case.dim_out).astype(np.uint8)
+    arrays["zero_points"] = np.linspace(0, 3, 24).astype(np.uint8)[:, None]
     wanted = matmul_reference(case, arrays, x)
     model = build_model(case.spec("FrameMatMul", contrib=contrib), arrays, x.ndim)
     assert relative_error(run_reference(model, x=x), wanted) <= 2e-6
@@ -334,7 +422,7 @@ def test_zero_points_at_both_ends(contrib: bool) -> None:
 
 @pytest.mark.parametrize("contrib", [True, False])
 def test_scale_of_zero_gives_zero(contrib: bool) -> None:
-    case = Case(100, 2, 1.0)
+    case = Case(hadamard(100), IdentityFrame(24), 2)
     arrays, x = case.arrays(), case.x()
     assert arrays["scales"] is not None
     arrays["scales"][::2] = 0
@@ -346,24 +434,78 @@ def test_scale_of_zero_gives_zero(contrib: bool) -> None:
 
 
 @pytest.mark.parametrize("contrib", [True, False])
-def test_layer_of_several_kronecker_factors(contrib: bool) -> None:
-    case = Case(9000, 2, 1.0, dim_out=8, batch=(4,))
+@pytest.mark.parametrize(
+    ("frame_in", "frame_out"),
+    [
+        (hadamard(2560), IdentityFrame(8)),
+        (IdentityFrame(8), hadamard(2560)),
+        (FusionFrame.create(2048), IdentityFrame(8)),
+    ],
+    ids=["in", "out", "fusion"],
+)
+def test_layer_of_several_kronecker_factors(
+    frame_in: Frame, frame_out: Frame, contrib: bool
+) -> None:
+    case = Case(frame_in, frame_out, 2, batch=(4,))
     arrays, x = case.arrays(), case.x()
-    assert len(kronecker_orders(case.num_vectors)) == 3
+    size = max(frame_in.num_vectors, frame_out.num_vectors)
+    assert len(kronecker_orders(size)) == 3
     wanted = matmul_reference(case, arrays, x)
     model = build_model(case.spec("FrameMatMul", contrib=contrib), arrays, x.ndim)
     limit = INT8_ACTIVATIONS if contrib else 2e-6
     assert relative_error(run_onnxruntime(model, x=x), wanted) <= limit
 
 
+@pytest.mark.parametrize("subspaces", [(4, 4, 16), (3, 2, 4), (2, 2, 4), (8, 8, 64)], ids=str)
+def test_fusion_frame_of_few_coordinates_and_several_rows(subspaces: tuple[int, int, int]) -> None:
+    frame = fusion_frame(subspaces[2] - 1, subspaces)
+    case = Case(frame, frame, 2)
+    arrays, x = case.arrays(), case.x()
+    model = build_model(case.spec("FrameMatMul", contrib=False), arrays, x.ndim)
+    for run in (run_reference, run_onnxruntime):
+        assert relative_error(run(model, x=x), matmul_reference(case, arrays, x)) <= 2e-6
+
+
+@pytest.mark.parametrize("op_type", ["FrameMatMul", "FrameDequant"])
+@pytest.mark.parametrize("contrib", [True, False])
+@pytest.mark.parametrize(
+    "frame", [hadamard(4096), FusionFrame.create(4096, 1.1)], ids=["hadamard", "fusion"]
+)
+def test_body_holds_nothing_near_the_size_of_the_weight(
+    op_type: Any, contrib: bool, frame: Frame
+) -> None:
+    function = build_function(Case(frame, frame, 2).spec(op_type, contrib=contrib), 20)
+    constants = [node for node in function.graph if node.op_type == "Constant"]
+    stored = sum(node.attributes["value"].as_tensor().nbytes for node in constants)
+    assert 0 < stored < 0.02 * 4096**2
+
+
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
-@pytest.mark.parametrize("redundancy", [None, 1.0, 1.3])
+@pytest.mark.parametrize(
+    ("frame_in", "frame_out", "group_size"),
+    [
+        pytest.param(IdentityFrame(384), IdentityFrame(96), None, id="None"),
+        pytest.param(hadamard(384), IdentityFrame(96), None, id="1.0"),
+        pytest.param(hadamard(384, 1.3), IdentityFrame(96), None, id="1.3"),
+        pytest.param(hadamard(384), hadamard(96), None, id="both"),
+        pytest.param(FusionFrame.create(384, 1.1), FusionFrame.create(96), None, id="fusion"),
+        pytest.param(IdentityFrame(384), IdentityFrame(96), 128, id="groups"),
+    ],
+)
 @pytest.mark.parametrize("dtype", [ir.DataType.FLOAT, ir.DataType.FLOAT16])
 @pytest.mark.parametrize("contrib", [True, False])
 def test_no_float_weight_is_folded_at_load(
-    bits: int, redundancy: float | None, dtype: ir.DataType, contrib: bool, tmp_path: Path
+    bits: int,
+    frame_in: Frame,
+    frame_out: Frame,
+    group_size: int | None,
+    dtype: ir.DataType,
+    contrib: bool,
+    tmp_path: Path,
 ) -> None:
-    case = Case(384, bits, redundancy, dim_out=96, dtype=dtype, bias=True)
+    # Only FrameQuant's frames and groups come with zero points.
+    zero_points = group_size is not None or frame_in.spec.kind == "fusion"
+    case = Case(frame_in, frame_out, bits, dtype, True, zero_points, group_size)
     model = build_model(case.spec("FrameMatMul", contrib=contrib), case.arrays(), 3)
     run_onnxruntime(model, save_as=tmp_path / "optimized.onnx", x=case.x())
     optimized = onnx.load(tmp_path / "optimized.onnx")
@@ -374,7 +516,7 @@ def test_no_float_weight_is_folded_at_load(
         for tensor in optimized.graph.initializer
         if tensor.data_type in floats
     }
-    assert max(sizes.values()) < case.dim_in * case.dim_out / 4, sizes
+    assert max(sizes.values()) < frame_in.dim * frame_out.dim / 4, sizes
     if contrib:
         every = {t.name: math.prod(t.dims) for t in optimized.graph.initializer}
-        assert max(every.values()) < case.dim_in * case.dim_out, every
+        assert max(every.values()) < frame_in.dim * frame_out.dim, every

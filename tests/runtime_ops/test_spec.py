@@ -7,18 +7,49 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 
+from fqonnx.frames import FrameSpec
 from fqonnx.packing import LAYOUT_VERSION
 from fqonnx.runtime_ops import DOMAIN, OPSET_VERSION, FrameOpSpec, build_function
 
-SPEC = FrameOpSpec("FrameMatMul", dim_in=48, dim_out=32, num_vectors=64, bits=2, block_size=64)
+SPEC = FrameOpSpec(
+    "FrameMatMul",
+    frame_in=FrameSpec("hadamard", 48, 64),
+    frame_out=FrameSpec("identity", 32, 32),
+    bits=2,
+    block_size=64,
+)
+FUSION = dataclasses.replace(
+    SPEC,
+    frame_in=FrameSpec("fusion", 47, 56, (7, 8, 48)),
+    frame_out=FrameSpec("fusion", 32, 36, (9, 4, 32)),
+)
 
 CHANGES: dict[str, list[Any]] = {
-    "dim_in": [47, 60],
-    "dim_out": [33, 64],
-    "num_vectors": [48, 80],
+    "frame_in": [
+        FrameSpec("hadamard", 47, 64),
+        FrameSpec("hadamard", 60, 64),
+        FrameSpec("hadamard", 48, 48),
+        FrameSpec("hadamard", 48, 80),
+        FrameSpec("identity", 48, 48),
+        FrameSpec("identity", 64, 64),
+        FrameSpec("fusion", 48, 64, (8, 8, 48)),
+        FrameSpec("fusion", 48, 64, (16, 4, 48)),
+        FrameSpec("fusion", 48, 64, (16, 4, 64)),
+        FrameSpec("fusion", 48, 72, (9, 8, 48)),
+    ],
+    "frame_out": [
+        FrameSpec("identity", 33, 33),
+        FrameSpec("identity", 64, 64),
+        FrameSpec("hadamard", 32, 32),
+        FrameSpec("hadamard", 32, 48),
+        FrameSpec("hadamard", 33, 48),
+        FrameSpec("fusion", 32, 32, (8, 4, 32)),
+        FrameSpec("fusion", 32, 36, (9, 4, 32)),
+        FrameSpec("fusion", 31, 36, (9, 4, 32)),
+    ],
     "bits": [1, 3, 4],
     "block_size": [16, 32],
-    "frame_in": ["identity"],
+    "group_size": [128],
     "dtype": [ir.DataType.FLOAT16],
     "has_bias": [True],
     "has_zero_points": [True],
@@ -56,26 +87,59 @@ def test_equal_specs_have_equal_overloads() -> None:
 
 
 def test_digits_of_neighbouring_numbers_are_not_mixed_up() -> None:
-    first = dataclasses.replace(SPEC, num_vectors=1, dim_in=12)
-    second = dataclasses.replace(SPEC, num_vectors=11, dim_in=2)
-    assert first.overload != second.overload
+    frames = [("identity", 12, 1), ("identity", 2, 11)]
+    frames += [("fusion", 2, 2, (1, 12, 2)), ("fusion", 2, 2, (11, 2, 2))]
+    for side in ("frame_in", "frame_out"):
+        specs = [dataclasses.replace(SPEC, **{side: FrameSpec(*frame)}) for frame in frames]
+        assert len({spec.overload for spec in specs}) == len(specs)
+
+
+def test_sides_are_not_mixed_up() -> None:
+    first, second = FrameSpec("hadamard", 32, 64), FrameSpec("hadamard", 32, 48)
+    identity = FrameSpec("identity", 32, 32)
+    pairs = [(first, second), (second, first), (first, identity), (identity, first)]
+    specs = [dataclasses.replace(SPEC, frame_in=i, frame_out=o) for i, o in pairs]
+    assert len({spec.overload for spec in specs}) == len(specs)
 
 
 @pytest.mark.parametrize("op_type", ["FrameMatMul", "FrameDequant"])
 def test_overload_is_an_identifier(op_type: Any) -> None:
-    assert dataclasses.replace(SPEC, op_type=op_type).overload.isidentifier()
+    for spec in (SPEC, FUSION):
+        assert dataclasses.replace(spec, op_type=op_type).overload.isidentifier()
+
+
+def test_groups_of_a_row() -> None:
+    assert SPEC.groups == 1
+    assert dataclasses.replace(SPEC, group_size=128).groups == 1
+    frame = FrameSpec("identity", 257, 257)
+    assert dataclasses.replace(SPEC, frame_in=frame, group_size=128).groups == 3
 
 
 def test_attributes_are_those_of_the_format() -> None:
-    assert SPEC.attributes() == {
+    attributes = {
         "dim_in": 48,
         "dim_out": 32,
-        "num_vectors": 64,
+        "frame_in": "hadamard",
+        "frame_out": "identity",
+        "num_vectors_in": 64,
+        "num_vectors_out": 32,
         "bits": 2,
         "block_size": 64,
-        "frame_in": "hadamard",
+        "group_size": 0,
         "codebook": "scalar",
         "layout": 1,
+    }
+    assert SPEC.attributes() == attributes
+    grouped = dataclasses.replace(SPEC, group_size=128)
+    assert grouped.attributes() == attributes | {"group_size": 128}
+    assert FUSION.attributes() == attributes | {
+        "dim_in": 47,
+        "frame_in": "fusion",
+        "frame_out": "fusion",
+        "num_vectors_in": 56,
+        "num_vectors_out": 36,
+        "subspaces_in": (7, 8, 48),
+        "subspaces_out": (9, 4, 32),
     }
 
 
@@ -93,15 +157,17 @@ def test_inputs_are_in_the_order_of_the_format() -> None:
 
 @pytest.mark.parametrize("op_type", ["FrameMatMul", "FrameDequant"])
 @pytest.mark.parametrize("contrib", [True, False])
+@pytest.mark.parametrize("base", [SPEC, FUSION], ids=["hadamard", "fusion"])
 def test_function_has_the_name_inputs_and_attributes_of_its_spec(
-    op_type: Any, contrib: bool
+    op_type: Any, contrib: bool, base: FrameOpSpec
 ) -> None:
-    spec = dataclasses.replace(SPEC, op_type=op_type, contrib=contrib)
+    spec = dataclasses.replace(base, op_type=op_type, contrib=contrib)
     function = build_function(spec, 17)
     assert function.identifier() == ("fqonnx", op_type, spec.overload)
     assert tuple(value.name for value in function.inputs) == spec.input_names()
     assert len(function.outputs) == 1
-    assert set(function.attributes) == set(spec.attributes())
+    attributes = {a.name: a.value for a in function.attributes.values()}
+    assert attributes == spec.attributes()
     assert function.opset_imports[""] == 17
     uses_contrib = any(node.domain == "com.microsoft" for node in function.graph)
     assert uses_contrib == (contrib and op_type == "FrameMatMul")

@@ -17,7 +17,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from onnx_ir.tape import Tape
 
-from fqonnx.frames import HadamardFrame
+from fqonnx.frames import HadamardFrame, IdentityFrame
 from fqonnx.packing import choose_block_size, pack_signs
 from fqonnx.runtime_ops import FrameOpSpec, build_function
 
@@ -58,13 +58,14 @@ def frame_model(dim_in: int, dim_out: int, bits: int) -> ir.Model:
     """One FrameMatMul with random codes: time does not depend on their values."""
     frame = HadamardFrame.create(dim_in)
     block_size = choose_block_size(frame.num_vectors)
-    spec = FrameOpSpec("FrameMatMul", dim_in, dim_out, frame.num_vectors, bits, block_size)
+    frame_out = IdentityFrame(dim_out).spec
+    spec = FrameOpSpec("FrameMatMul", frame.spec, frame_out, bits, block_size)
     blocks = -(-frame.num_vectors // block_size)
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 256, (dim_out, blocks, block_size * bits // 8), np.uint8)
     packed = {
         "codes": codes,
-        "scales": np.ones(dim_out, np.float16),
+        "scales": np.ones((dim_out, 1), np.float16),
         "signs_in": pack_signs(frame.signs.numpy()),
     }
     tape = Tape()

@@ -1,0 +1,54 @@
+"""What the points of a sweep have in common, so that those of another are never among them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fqonnx.config import CompileConfig
+from fqonnx.errors import DataError, ModelError
+from fqonnx.model_file import load_model, model_files
+from fqonnx.sweep.points import SweepPoint
+
+
+def sweep_identity(model_path: Path, calibration: str, config: CompileConfig) -> dict[str, Any]:
+    """Return what the points of one sweep share: digests of what is read, options, version.
+
+    Args:
+        model_path: The float model.
+        calibration: As for `fqonnx.compile_model`.
+        config: The options that all points share.
+
+    Raises:
+        ModelError: The model cannot be read.
+        DataError: The calibration data cannot be read.
+    """
+    data = calibration
+    if calibration not in ("synthetic", "none"):
+        path = Path(calibration)
+        try:
+            data = _digest(sorted(path.glob("*.npz")) if path.is_dir() else [path])
+        except FileNotFoundError as error:
+            raise DataError(calibration, "no such file", "Check the path") from error
+        except OSError as error:
+            raise DataError(calibration, f"not readable: {error}", "Check the path") from error
+    try:
+        model = _digest(model_files(model_path, load_model(model_path)))
+    except OSError as error:
+        raise ModelError(str(model_path), f"not readable: {error}", "Check the path") from error
+    options = dataclasses.asdict(config)
+    for field in dataclasses.fields(SweepPoint):
+        del options[field.name]
+    return {"model": model, "calibration": data, **options, "fqonnx": version("fqonnx")}
+
+
+def _digest(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

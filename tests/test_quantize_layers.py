@@ -1,0 +1,213 @@
+"""Calibration behind quantized layers, told apart from calibration on the float model."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+
+from fqonnx.calibrate import Samples
+from fqonnx.config import METHODS, CompileConfig
+from fqonnx.frames import FusionFrame, HadamardFrame, IdentityFrame
+from fqonnx.passes import NormalizeLinearPass, SelectWeightsPass
+from fqonnx.progress import silent
+from fqonnx.quantize_layers import QuantizedLayers, quantize_layers
+from support import mlp_model, model_from_text
+
+HEADER = '<ir_version: 10, opset_import: ["": 20]>'
+
+
+def draw(*shape: int, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def inputs(rows: int = 512, dim: int = 64) -> np.ndarray:
+    return draw(rows, dim, seed=3) @ draw(dim, dim, seed=4) / 8 + 0.3
+
+
+def samples(x: np.ndarray) -> Samples:
+    return Samples.from_feeds("file", [{"x": part} for part in np.split(x, 4)], len(x))
+
+
+def quantize(
+    model: ir.Model,
+    config: CompileConfig,
+    data: Samples | None,
+    timing: dict[str, float] | None = None,
+    warnings: list[str] | None = None,
+) -> QuantizedLayers:
+    NormalizeLinearPass()(model)
+    selected = SelectWeightsPass()
+    selected(model)
+    timing = {} if timing is None else timing
+    warnings = [] if warnings is None else warnings
+    return quantize_layers(
+        model, selected.layers, data, None, config, timing, warnings, silent, "model"
+    )
+
+
+def two_layers() -> ir.Model:
+    """Return x (N, 64) → 80 → ReLU → 48."""
+    return model_from_text(
+        f"""{HEADER} g (float[N, 64] x) => (float[N, 48] y)
+        <float[N, 80] h, float[N, 80] i> {{
+            [first] h = MatMul(x, w) i = Relu(h) [second] y = MatMul(i, v)
+        }}""",
+        w=draw(64, 80) / 8,
+        v=draw(80, 48, seed=2) / 9,
+    )
+
+
+def proxy_loss(rows: np.ndarray, weight: np.ndarray, quantized: np.ndarray) -> float:
+    """Return the mean squared output error of a row."""
+    error = rows.astype(np.float64) @ (weight.astype(np.float64) - quantized)
+    return float((error**2).sum(axis=1).mean())
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("sequential", [True, False])
+def test_second_layer_is_calibrated_behind_the_first(method: str, sequential: bool) -> None:
+    x, weights = inputs(), [draw(64, 80) / 8, draw(80, 48, seed=2) / 9]
+    config = CompileConfig(method=method, sequential=sequential, lowering="onnx")
+    result = quantize(two_layers(), config, samples(x))
+    first, second = (replacement.quantized for replacement in result.replacements)
+    found = [part.dequantize().double().numpy() for part in (first, second)]
+    behind = {
+        True: np.maximum(x @ found[0], 0),
+        False: np.maximum(x.astype(np.float64) @ weights[0], 0),
+    }
+    losses = {key: proxy_loss(rows, weights[1], found[1]) for key, rows in behind.items()}
+    assert second.proxy_loss == pytest.approx(losses[sequential], rel=1e-4)
+    assert second.proxy_loss != pytest.approx(losses[not sequential], rel=1e-2)
+    assert first.proxy_loss == pytest.approx(proxy_loss(x, weights[0], found[0]), rel=1e-4)
+
+
+def test_first_layer_does_not_change_and_the_second_does() -> None:
+    data = samples(inputs())
+    first, second = (
+        quantize(two_layers(), CompileConfig(sequential=sequential), data).replacements
+        for sequential in (True, False)
+    )
+    assert torch.equal(first[0].quantized.codes, second[0].quantized.codes)
+    assert not torch.equal(first[1].quantized.codes, second[1].quantized.codes)
+
+
+def test_layers_beside_each_other_are_the_same_either_way() -> None:
+    data = samples(inputs())
+    codes = []
+    for sequential in (True, False):
+        model = model_from_text(
+            f"""{HEADER} g (float[N, 64] x) => (float[N, 48] y, float[N, 48] z) {{
+                y = MatMul(x, w) z = MatMul(x, v)
+            }}""",
+            w=draw(64, 48),
+            v=draw(64, 48, seed=2),
+        )
+        result = quantize(model, CompileConfig(sequential=sequential), data)
+        codes.append([replacement.quantized.codes for replacement in result.replacements])
+    assert all(torch.equal(a, b) for a, b in zip(*codes, strict=True))
+
+
+def test_without_data_order_does_not_matter() -> None:
+    results = [
+        quantize(mlp_model(), CompileConfig(sequential=sequential), None)
+        for sequential in (True, False)
+    ]
+    parts = [[r.quantized for r in result.replacements] for result in results]
+    for a, b in zip(*parts, strict=True):
+        assert torch.equal(a.codes, b.codes)
+        assert a.proxy_loss is None
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+def test_shared_weight_is_calibrated_on_all_its_layers(sequential: bool) -> None:
+    model = model_from_text(
+        f"""{HEADER} g (float[N, 64] x) => (float[N, 64] y)
+        <float[N, 64] h, float[N, 64] i, float[N, 64] j> {{
+            [a] h = MatMul(x, w) [b] i = MatMul(h, v) [c] j = Relu(i) [d] y = MatMul(j, w)
+        }}""",
+        w=draw(64, 64) / 8,
+        v=draw(64, 64, seed=2) / 8,
+    )
+    x = inputs()
+    config = CompileConfig(sequential=sequential, lowering="onnx")
+    result = quantize(model, config, samples(x))
+    shared = result.replacements[0]
+    assert [layer.name for layer in shared.layers] == ["a", "d"]
+    # Its stage is the first, when the layers between its own are float yet.
+    weight, between = draw(64, 64) / 8, draw(64, 64, seed=2) / 8
+    rows = np.concatenate([x, np.maximum(x @ weight @ between, 0)])
+    found = shared.quantized.dequantize().double().numpy()
+    loss = proxy_loss(rows, weight, found)
+    assert shared.quantized.proxy_loss == pytest.approx(loss, rel=1e-4)
+    assert sorted(result.stored_bytes) == ["a", "b", "d"]
+    assert result.stored_bytes["d"] == 0
+
+
+def test_layer_behind_one_that_stays_float() -> None:
+    model = two_layers()
+    weight = model.graph.initializers["w"]
+    weight.const_value = ir.tensor(draw(64, 80) * np.float32(1e7), name="w")
+    result = quantize(model, CompileConfig(sequential=True), samples(inputs()))
+    assert [kept.name for kept in result.failed] == ["first"]
+    assert "float16" in result.failed[0].reason
+    assert [r.layers[0].name for r in result.replacements] == ["second"]
+    assert set(result.stored_bytes) == {"second"}
+    assert [node.op_type for node in model.graph] == ["MatMul", "Relu", "FrameMatMul"]
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+def test_few_rows_are_warned_of_once_for_each_layer(sequential: bool) -> None:
+    warnings: list[str] = []
+    config = CompileConfig(sequential=sequential)
+    quantize(two_layers(), config, samples(inputs(40)), warnings=warnings)
+    named = [warning for warning in warnings if "few calibration rows" in warning]
+    assert len(named) == (2 if sequential else 1)
+
+
+def test_time_goes_to_its_step() -> None:
+    timing = {"rewrite_s": 1000.0}
+    quantize(two_layers(), CompileConfig(sequential=True), samples(inputs()), timing=timing)
+    assert set(timing) == {"calibrate_s", "quantize_s", "rewrite_s"}
+    assert timing["rewrite_s"] > 1000.0
+
+
+FRAMES = {
+    ("auto", None): (HadamardFrame, IdentityFrame),
+    ("auto", "both"): (HadamardFrame, HadamardFrame),
+    ("framequant", None): (FusionFrame, FusionFrame),
+    ("framequant", "in"): (FusionFrame, IdentityFrame),
+    ("gptq", None): (IdentityFrame, IdentityFrame),
+    ("rtn", "in"): (IdentityFrame, IdentityFrame),
+}
+
+
+@pytest.mark.parametrize(("method", "sides"), FRAMES, ids=str)
+def test_method_and_sides_decide_the_frames(method: str, sides: str | None) -> None:
+    frames = FRAMES[method, sides]
+    redundancy = 1.0 if frames[0] is IdentityFrame else 1.25
+    config = CompileConfig(method=method, sides=sides, redundancy=redundancy)
+    for replacement in quantize(mlp_model(), config, None).replacements:
+        quantized, layer = replacement.quantized, replacement.layers[0]
+        assert (type(quantized.frame_in), type(quantized.frame_out)) == frames
+        assert (quantized.frame_in.dim, quantized.frame_out.dim) == (layer.dim_in, layer.dim_out)
+        asked = [1.0 if frame is IdentityFrame else 1.25 for frame in frames]
+        found = [quantized.frame_in.redundancy, quantized.frame_out.redundancy]
+        assert found == pytest.approx(asked, rel=0.07)
+
+
+def test_every_frame_has_its_own_signs_and_the_seed_decides_them() -> None:
+    config = CompileConfig(method="framequant")
+    signs = []
+    for seed in (0, 0, 1):
+        result = quantize(mlp_model(), dataclasses.replace(config, seed=seed), None)
+        frames = [
+            f for r in result.replacements for f in (r.quantized.frame_in, r.quantized.frame_out)
+        ]
+        signs.append([tuple(frame.signs.tolist()) for frame in frames])
+    assert signs[0] == signs[1]
+    assert all(a != b for a, b in zip(signs[0], signs[2], strict=True))
+    assert len({frame[:32] for frame in signs[0]}) == len(signs[0])

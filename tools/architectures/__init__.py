@@ -1,0 +1,1 @@
+"""The rows of the architecture table: real trained models of many kinds."""

@@ -1,0 +1,176 @@
+"""Error of a Gaussian weight against redundancy, without data: docs/redundancy.md and its picture.
+
+python tools/redundancy.py [--markdown docs/redundancy.md]
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from fqonnx.config import METHODS
+from fqonnx.frames import Frame, FusionFrame, HadamardFrame, IdentityFrame
+from fqonnx.quant import quantize_weight
+
+PAGE = """\
+# What redundancy buys
+
+A weight of {size} × {size} independent Gaussian entries is quantized to 2 bits a coefficient,
+without any data (H = I), and rebuilt. The figures are ‖W − Ŵ‖²/‖W‖², mean of {runs} draws.
+`framequant` has fusion frames on both sides, so that r² codes a weight are stored; `auto` has a
+Hadamard frame on one.
+
+![Error against redundancy](redundancy.png)
+
+{table}
+
+- **bound**: synthesis has norm 1 (the frames are Parseval), so ‖W − Ŵ‖ ≤ ‖C − Ĉ‖ whatever the
+  rounding does. Here C − Ĉ is that of rounding each coefficient to the nearest level.
+- **bound/r²**: what synthesis leaves of that error where it is white, as in FrameQuant's analysis
+  (arXiv 2403.06082, §4): the part of it that lies in the ranges of both frames.
+- **nearest** is measured, without feedback; **framequant** with GPTQ's feedback, as published. Its
+  feedback pushes error out of the range of the frame on the reduction axis; error on the output
+  axis it does not see.
+- **auto, same redundancy** and **auto, same bits** have feedback too. The last one is what the bits
+  of `framequant` buy with a frame on one side only. At r = 1.5, 2 and 4 the Hadamard frame has few
+  different vectors, many of them twice or more, and is no better than a little below: prefer 1.375
+  and 1.75.
+
+What redundancy costs is bits, and {more_bits}. On weights that are
+plain noise a whole bit buys more than the frame vectors that it pays for; redundancy is for the
+steps between. On models with calibration data see [architectures.md](architectures.md).
+
+    make redundancy
+
+{machine}, torch {torch}, {date}.
+"""
+SIZE, RUNS, BITS = 512, 2, 2
+REDUNDANCIES = (1.0, 1.125, 1.25, 1.375, 1.5, 1.75, 2.0)
+
+
+@dataclass(frozen=True)
+class Point:
+    """Squared relative errors at one redundancy."""
+
+    redundancy: float
+    bound: float
+    nearest: float
+    framequant: float
+    auto: float
+    auto_same_bits: float
+
+    @property
+    def white(self) -> float:
+        return self.bound / self.redundancy**2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--markdown", type=Path, help="write the page, and its picture beside it")
+    page = parser.parse_args().markdown
+    points = [measure(redundancy) for redundancy in REDUNDANCIES]
+    table = "\n".join(rows(points))
+    print(table)
+    if page is not None:
+        page.write_text(text(table), encoding="utf-8")
+        picture(points).savefig(page.with_suffix(".png"), dpi=150)
+
+
+def measure(redundancy: float) -> Point:
+    draws = []
+    for seed in range(RUNS):
+        weight = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+        fusion = FusionFrame.create(SIZE, redundancy, 2 * seed)
+        fusion_out = FusionFrame.create(SIZE, redundancy, 2 * seed + 1)
+        bound, nearest = errors(weight, fusion, fusion_out, "framequant", feedback="none")
+        same = HadamardFrame.create(SIZE, redundancy, seed)
+        bits = HadamardFrame.create(SIZE, redundancy**2, seed)
+        draws.append(
+            [
+                bound,
+                nearest,
+                errors(weight, fusion, fusion_out, "framequant")[1],
+                errors(weight, same, IdentityFrame(SIZE), "auto")[1],
+                errors(weight, bits, IdentityFrame(SIZE), "auto")[1],
+            ]
+        )
+    return Point(redundancy, *torch.tensor(draws).mean(0).tolist())
+
+
+def errors(
+    weight: torch.Tensor,
+    frame_in: Frame,
+    frame_out: Frame,
+    method: str,
+    bits: int = BITS,
+    **changes: str,
+) -> tuple[float, float]:
+    """Return ‖C − Ĉ‖²/‖W‖² and ‖W − Ŵ‖²/‖W‖²."""
+    chosen = dataclasses.replace(METHODS[method], **changes)
+    quantized = quantize_weight(weight, frame_in, frame_out, chosen, bits)
+    coeffs = frame_out.analysis(frame_in.analysis(weight.T).T)
+    ratio = (quantized.coeffs() - coeffs).square().sum() / weight.square().sum()
+    return float(ratio), quantized.weight_rel_error**2
+
+
+def rows(points: list[Point]) -> list[str]:
+    lines = [
+        "| r a side | bits of codes a weight, both sides | bound | bound/r² | nearest "
+        "| framequant | auto, same redundancy | auto, same bits |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for p in points:
+        values = (p.bound, p.white, p.nearest, p.framequant, p.auto, p.auto_same_bits)
+        cells = " | ".join(f"{value:.4f}" for value in values)
+        lines.append(f"| {p.redundancy:g} | {BITS * p.redundancy**2:.2f} | {cells} |")
+    return lines
+
+
+def text(table: str) -> str:
+    weight = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    frames = HadamardFrame.create(SIZE), IdentityFrame(SIZE)
+    more = ", ".join(
+        f"`auto` at {bits} bits and r = 1 has {errors(weight, *frames, 'auto', bits)[1]:.4f}"
+        for bits in (3, 4)
+    )
+    return PAGE.format(
+        size=SIZE,
+        runs=RUNS,
+        table=table,
+        more_bits=more,
+        machine=platform.machine(),
+        torch=version("torch"),
+        date=datetime.date.today(),
+    )
+
+
+def picture(points: list[Point]) -> Figure:
+    figure = Figure(figsize=(7, 4.4), layout="constrained")
+    axes = figure.subplots()
+    r = [p.redundancy for p in points]
+    axes.plot(r, [p.bound for p in points], "k-", lw=1, label="bound")
+    axes.plot(r, [p.white for p in points], "k--", lw=1, label="bound/r²")
+    axes.plot(r, [p.nearest for p in points], "o-", label="nearest, both sides")
+    axes.plot(r, [p.framequant for p in points], "s-", label="framequant, both sides")
+    axes.plot(r, [p.auto for p in points], "^-", label="auto, one side")
+    axes.set_yscale("log")
+    axes.set_yticks([0.04, 0.06, 0.1, 0.16], ["0.04", "0.06", "0.10", "0.16"])
+    axes.minorticks_off()
+    axes.set_xlabel("redundancy r a side")
+    axes.set_ylabel("‖W − Ŵ‖² / ‖W‖²")
+    axes.set_title(f"Gaussian weight {SIZE} × {SIZE}, {BITS} bits a coefficient, no data")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
