@@ -217,7 +217,7 @@ def test_float_weight_goes_and_packed_one_comes() -> None:
     }
     assert found == {
         "w.codes": ("UINT8", (40, 1, 24)),
-        "w.scales": ("FLOAT16", (48, 1)),
+        "w.scales": ("FLOAT16", (40, 1)),
         "w.signs_in": ("UINT8", (6,)),
         "b": ("FLOAT", (40,)),
     }
