@@ -6,6 +6,8 @@ its definition in docs/format.md.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,13 +27,19 @@ def analysis_operator(frame: FrameSpec, signs: Bytes | None) -> Float:
         return np.eye(frame.num_vectors, frame.dim)
     if frame.kind not in ("hadamard", "fusion") or signs is None:
         raise ValueError(f"unknown frame {frame.kind!r}, or no signs for it")
+    columns = np.arange(frame.dim)
     if frame.subspaces is None:
         operator = _kronecker(frame.num_vectors)
+        if frame.num_vectors > frame.dim:
+            stride = math.ceil(frame.num_vectors * 382 / 1000)
+            while math.gcd(stride, frame.num_vectors) > 1:
+                stride += 1
+            columns = columns * stride % frame.num_vectors
     else:
         size = frame.subspaces[2]
         order = size & -size
         operator = _fusion(*frame.subspaces) @ np.kron(np.eye(size // order), _kronecker(order))
-    signed: Float = operator[:, : frame.dim] * unpack_signs(signs, frame.dim)
+    signed: Float = operator[:, columns] * unpack_signs(signs, frame.dim)
     return signed
 
 

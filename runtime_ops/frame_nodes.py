@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from fqonnx.frames import FrameSpec, fusion_blocks
+from fqonnx.frames import FrameSpec, fusion_blocks, hadamard_columns
 from fqonnx.frames.hadamard import kronecker_orders, orthonormal_factor
 from fqonnx.runtime_ops.recorder import Recorder
 
@@ -16,11 +16,8 @@ def analysis(tape: Recorder, x: ir.Value, frame: FrameSpec, signs: ir.Value) -> 
     if frame.kind == "identity":
         return x
     shape = tape.op("Shape", x)
-    x = tape.op("Mul", x, _signs(tape, signs, frame.dim))
     size = _padded_size(frame)
-    if size > frame.dim:
-        x = tape.op("Reshape", x, tape.ints(-1, frame.dim))
-        x = tape.op("Pad", x, tape.ints(0, 0, 0, size - frame.dim))
+    x = _signed_and_padded(tape, x, frame, signs, size)
     x = _kronecker(tape, x, size, _order(frame), transpose=False)
     if frame.subspaces is not None:
         x = _to_subspaces(tape, x, frame.subspaces)
@@ -37,7 +34,10 @@ def synthesis(tape: Recorder, coeffs: ir.Value, frame: FrameSpec, signs: ir.Valu
         x = _from_subspaces(tape, x, frame.subspaces)
     x = _kronecker(tape, x, size, _order(frame), transpose=True)
     x = tape.op("Reshape", x, tape.ints(-1, size))
-    if size > frame.dim:
+    if size > frame.dim and frame.kind == "hadamard":
+        columns = hadamard_columns(size, frame.dim).numpy().astype(np.int32)
+        x = tape.op("Gather", x, tape.const(columns), axis=1)
+    elif size > frame.dim:
         x = tape.op("Slice", x, tape.ints(0), tape.ints(frame.dim), tape.ints(1))
     x = tape.op("Mul", x, _signs(tape, signs, frame.dim))
     return tape.with_batch_of(x, shape, frame.num_vectors, frame.dim)
@@ -51,6 +51,26 @@ def _order(frame: FrameSpec) -> int:
     """Return what the Kronecker transform takes: the whole axis, or runs for a fusion frame."""
     size = _padded_size(frame)
     return size if frame.subspaces is None else size & -size
+
+
+def _signed_and_padded(
+    tape: Recorder, x: ir.Value, frame: FrameSpec, packed: ir.Value, size: int
+) -> ir.Value:
+    """Record x times its signs, with zeros where the transform has more than dim columns."""
+    signs = _signs(tape, packed, frame.dim)
+    if size > frame.dim and frame.kind == "hadamard":
+        # One Gather, and signs that are zero where it reads anything.
+        source = np.full(size, frame.dim, np.int32)
+        source[hadamard_columns(size, frame.dim).numpy()] = np.arange(frame.dim)
+        signs = tape.op("Pad", signs, tape.ints(0, 1))
+        signs = tape.op("Gather", signs, tape.const(source), axis=0)
+        anything = np.where(source < frame.dim, source, 0)
+        return tape.op("Mul", tape.op("Gather", x, tape.const(anything), axis=-1), signs)
+    x = tape.op("Mul", x, signs)
+    if size > frame.dim:
+        x = tape.op("Reshape", x, tape.ints(-1, frame.dim))
+        x = tape.op("Pad", x, tape.ints(0, 0, 0, size - frame.dim))
+    return x
 
 
 def _signs(tape: Recorder, packed: ir.Value, dim: int) -> ir.Value:

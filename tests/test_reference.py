@@ -120,7 +120,7 @@ def test_operator_is_that_of_the_fast_transform(frame: HadamardFrame | FusionFra
 
 def test_hadamard_operator_by_hand() -> None:
     signs = pack_signs(np.array([1, -1, -1], np.int8))
-    expected = np.array([[1, 1, 1], [1, -1, 1], [1, 1, -1], [1, -1, -1]]) / 2 * [1, -1, -1]
+    expected = np.array([[1, 1, 1], [1, -1, 1], [1, -1, -1], [1, 1, -1]]) / 2 * [1, -1, -1]
     assert np.allclose(analysis_operator(FrameSpec("hadamard", 3, 4), signs), expected)
 
 

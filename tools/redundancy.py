@@ -40,9 +40,7 @@ Hadamard frame on one.
   feedback pushes error out of the range of the frame on the reduction axis; error on the output
   axis it does not see.
 - **auto, same redundancy** and **auto, same bits** have feedback too. The last one is what the bits
-  of `framequant` buy with a frame on one side only. At r = 1.5, 2 and 4 the Hadamard frame has few
-  different vectors, many of them twice or more, and is no better than a little below: prefer 1.375
-  and 1.75.
+  of `framequant` buy with a frame on one side only.
 
 What redundancy costs is bits, and {more_bits}. On weights that are
 plain noise a whole bit buys more than the frame vectors that it pays for; redundancy is for the

@@ -2,7 +2,7 @@
 
 from fqonnx.frames.base import Frame, FrameSpec, SignedFrame
 from fqonnx.frames.fusion import FusionFrame, fusion_blocks, fusion_size
-from fqonnx.frames.hadamard import HadamardFrame, hadamard_size
+from fqonnx.frames.hadamard import HadamardFrame, hadamard_columns, hadamard_size
 from fqonnx.frames.identity import IdentityFrame
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "SignedFrame",
     "fusion_blocks",
     "fusion_size",
+    "hadamard_columns",
     "hadamard_size",
 ]

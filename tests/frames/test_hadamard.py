@@ -6,7 +6,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fqonnx.frames import FrameSpec, HadamardFrame, hadamard_size
+from fqonnx.frames import FrameSpec, HadamardFrame, hadamard_columns, hadamard_size
 from fqonnx.frames.hadamard import (
     MAX_FACTOR,
     kronecker_orders,
@@ -207,7 +207,24 @@ def test_dct_times_hadamard_by_hand() -> None:
             by_hand[row, column] = sign * half * dct[row // 2, column // 2]
     signs = torch.tensor([1, -1, -1, 1, -1], dtype=torch.int8)
     frame = HadamardFrame(5, 6, signs)
-    assert torch.allclose(frame.matrix(), by_hand[:, :5] * signs, atol=1e-7)
+    columns = [0, 5, 4, 3, 2]  # the stride is 5: 3 and 4 have a divisor in common with 6
+    assert torch.allclose(frame.matrix(), by_hand[:, columns] * signs, atol=1e-7)
+
+
+@given(dim=st.integers(1, 400), redundancy=st.floats(1, 4))
+def test_columns_are_different_ones(dim: int, redundancy: float) -> None:
+    size = hadamard_size(dim, redundancy)
+    columns = hadamard_columns(size, dim).tolist()
+    assert len(set(columns)) == dim
+    assert set(columns) <= set(range(size))
+
+
+@pytest.mark.parametrize("redundancy", [1.5, 2.0, 3.0, 4.0])
+def test_no_frame_vector_comes_twice(redundancy: float) -> None:
+    frame = HadamardFrame.create(64, redundancy)
+    matrix = torch.nn.functional.normalize(frame.matrix(), dim=1)
+    cosines = (matrix @ matrix.T).abs() - torch.eye(frame.num_vectors, dtype=torch.float64)
+    assert cosines.max() < 0.9
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (2, 3), (2, 1, 3), (0,), (4, 0)])

@@ -65,7 +65,10 @@ def read_language_model(name: str) -> Callable[[Path], _Parts]:
 
 def read_images(data: Path) -> _Parts:
     """Pictures with one class each: 64 to calibrate on, 200 others to judge on."""
-    from PIL import Image
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise UnavailableError("needs Pillow: pip install pillow") from error
 
     def pixels(chosen: list[str]) -> dict[str, np.ndarray]:
         images = (Image.open(io.BytesIO(archive.read(n))).convert("RGB") for n in chosen)
