@@ -48,7 +48,7 @@ def _kronecker(size: int) -> Float:
     power = (size & -size).bit_length() - 1
     order = size >> power
     k = np.arange(order)
-    operator = np.sqrt(2.0 / order) * np.cos(np.pi / order * np.outer(k, k + 0.5))
+    operator: Float = np.sqrt(2.0 / order) * np.cos(np.pi / order * np.outer(k, k + 0.5))
     operator[0] /= np.sqrt(2.0)
     for _ in range(power):
         operator = np.kron(operator, np.array([[1.0, 1.0], [1.0, -1.0]]) / np.sqrt(2.0))

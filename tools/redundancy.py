@@ -42,15 +42,28 @@ Hadamard frame on one.
 - **auto, same redundancy** and **auto, same bits** have feedback too. The last one is what the bits
   of `framequant` buy with a frame on one side only.
 
-What redundancy costs is bits, and {more_bits}. On weights that are
-plain noise a whole bit buys more than the frame vectors that it pays for; redundancy is for the
-steps between. On models with calibration data see [architectures.md](architectures.md).
+What redundancy costs is bits. At r = 1, {more_bits}:
+one frame more by half is worth what the same bits are worth as a third bit, twice the frame less
+than a fourth. Redundancy is for the steps between whole bits. On models with calibration data see
+[architectures.md](architectures.md).
+
+## Outliers
+
+The same of a weight of {tall} × {wide} whose every 128th row is 20 times larger, at r = 1:
+
+{outliers}
+
+A frame is to spread outliers over all coefficients. The fusion frame is a Fourier transform of runs
+of 16 entries right behind a Hadamard transform, which gathers again part of what that has spread;
+what is beyond 2σ is then clipped, and more bits do not bring it back. `rtn` has a range for each
+group of 128, hence for each such row.
 
     make redundancy
 
 {machine}, torch {torch}, {date}.
 """
 SIZE, RUNS, BITS = 512, 2, 2
+TALL, WIDE = 768, 128
 REDUNDANCIES = (1.0, 1.125, 1.25, 1.375, 1.5, 1.75, 2.0)
 
 
@@ -135,8 +148,8 @@ def rows(points: list[Point]) -> list[str]:
 def text(table: str) -> str:
     weight = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     frames = HadamardFrame.create(SIZE), IdentityFrame(SIZE)
-    more = ", ".join(
-        f"`auto` at {bits} bits and r = 1 has {errors(weight, *frames, 'auto', bits)[1]:.4f}"
+    more = " and ".join(
+        f"`auto` has {errors(weight, *frames, 'auto', bits)[1]:.4f} at {bits} bits"
         for bits in (3, 4)
     )
     return PAGE.format(
@@ -144,10 +157,28 @@ def text(table: str) -> str:
         runs=RUNS,
         table=table,
         more_bits=more,
+        tall=TALL,
+        wide=WIDE,
+        outliers="\n".join(outlier_rows()),
         machine=platform.machine(),
         torch=version("torch"),
         date=datetime.date.today(),
     )
+
+
+def outlier_rows() -> list[str]:
+    weight = torch.randn(TALL, WIDE, generator=torch.Generator().manual_seed(0))
+    weight[::128] *= 20
+    frames = {
+        "rtn": (IdentityFrame(TALL), IdentityFrame(WIDE)),
+        "framequant": (FusionFrame.create(TALL), FusionFrame.create(WIDE, seed=1)),
+        "auto": (HadamardFrame.create(TALL), IdentityFrame(WIDE)),
+    }
+    lines = ["| bits | " + " | ".join(frames) + " |", "|---" * 4 + "|"]
+    for bits in (2, 3, 4):
+        found = (errors(weight, *frames[name], name, bits)[1] for name in frames)
+        lines.append(f"| {bits} | " + " | ".join(f"{error:.4f}" for error in found) + " |")
+    return lines
 
 
 def picture(points: list[Point]) -> Figure:
