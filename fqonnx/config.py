@@ -19,12 +19,12 @@ class Method:
     Attributes:
         name: What a user calls it.
         frame: The frame.
-        sides: Whether it is on the reduction axis of a weight only, or on both.
+        feedback: ``ldlq`` feeds the rounding error of one coefficient into the next.
         alphabet: ``mid-rise`` with the best step for a Gaussian, ``two-sigma`` with FrameQuant's
             clip and integer zero point, or ``min-max`` for each group.
-        feedback: ``ldlq`` feeds the rounding error of one coefficient into the next.
+        sides: Whether it is on the reduction axis of a weight only, or on both.
         step_multipliers: Mid-rise steps tried per channel, relative to the best for a Gaussian.
-        group_size: Codes a scale, for ``min-max``.
+        group_size: Codes a scale, for ``min-max``; None for one a channel.
         damping: Fraction of the mean diagonal added to that of the Hessian in the frame domain;
             None lets the calibration data decide.
         sweeps: Sweeps of coordinate descent after LDLQ.
@@ -38,7 +38,7 @@ class Method:
     alphabet: Literal["mid-rise", "two-sigma", "min-max"]
     sides: Sides = "in"
     step_multipliers: tuple[float, ...] = (1.0,)
-    group_size: int = 128
+    group_size: int | None = None
     damping: float | None = None
     sweeps: int = 0
     corrects_mean: bool = False
@@ -60,8 +60,8 @@ METHODS = {
         Method(
             "framequant", "fusion", "ldlq", "two-sigma", sides="both", damping=0.01, least_bits=2
         ),
-        Method("gptq", "identity", "ldlq", "min-max", damping=0.01, least_bits=2),
-        Method("rtn", "identity", "none", "min-max", least_bits=2),
+        Method("gptq", "identity", "ldlq", "min-max", group_size=128, damping=0.01, least_bits=2),
+        Method("rtn", "identity", "none", "min-max", group_size=128, least_bits=2),
     )
 }
 
@@ -72,7 +72,7 @@ class CompileConfig:
 
     Attributes:
         bits: Bits a coefficient, 1 to 4.
-        redundancy: Frame vectors per dimension, at least 1.
+        redundancy: Frame vectors per dimension on each side that has a frame, 1 to 16.
         method: A key of `METHODS`.
         sides: Whether the frame is on the reduction axis only, or on both; None is the method's.
         sequential: Calibrate each layer on a model whose earlier layers are quantized already.
@@ -113,7 +113,7 @@ class CompileConfig:
             raise ConfigError(
                 "redundancy",
                 f"found {self.redundancy}, expected 1.0 to 16.0",
-                "1.0 stores least; 1.125 buys accuracy for an eighth more bytes",
+                "1.0 stores least; 1.125 buys accuracy for an eighth more bytes a side",
             )
         if self.method not in METHODS:
             raise ConfigError(

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,9 +21,10 @@ from fqonnx.calibrate import (
     load_samples,
     synthetic_samples,
 )
-from fqonnx.config import CompileConfig
+from fqonnx.config import METHODS, CompileConfig
 from fqonnx.diff import compare_models
 from fqonnx.errors import ConfigError
+from fqonnx.frames import fusion_redundancy
 from fqonnx.model_file import (
     check_file,
     check_targets,
@@ -107,6 +109,7 @@ def compile_model(
         if not selected.layers:
             warnings.append("no layer was quantized: the report says why for each node")
 
+    warnings += _odd_options(config, used)
     quantized = quantize_layers(
         model, selected.layers, used, mask_input, config, timing, warnings, track, str(model_path)
     )
@@ -207,6 +210,19 @@ def _samples(
     return synthetic_samples(model, inputs, seed=config.seed), compared
 
 
+def _odd_options(config: CompileConfig, used: Samples | None) -> Iterator[str]:
+    """Warn of options that do not do what they say."""
+    if METHODS[config.method].frame == "fusion":
+        rounded = fusion_redundancy(config.redundancy)
+        if rounded != config.redundancy:
+            yield (
+                f"redundancy {config.redundancy:g} is {rounded:g} a side: a fusion frame has a "
+                "whole number of subspaces, in steps of an eighth"
+            )
+    if config.sequential and used is None:
+        yield "sequential has no effect without calibration"
+
+
 def _select(model: ir.Model, config: CompileConfig, warnings: list[str]) -> SelectWeightsPass:
     _infer_types(model)
     FoldWeightsPass()(model)
@@ -269,6 +285,8 @@ def _layer_report(
         status="quantized",
         method=config.method,
         bits=quantized.bits,
+        frame_in=quantized.frame_in.spec.kind,
+        frame_out=quantized.frame_out.spec.kind,
         redundancy_asked=config.redundancy,
         redundancy_in=quantized.frame_in.redundancy,
         redundancy_out=quantized.frame_out.redundancy,

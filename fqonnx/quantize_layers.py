@@ -76,9 +76,11 @@ def quantize_layers(
         DataError: An activation is not finite.
     """
     result = QuantizedLayers()
+    scarce: dict[str, tuple[int, int]] = {}
     units = _by_weight(layers)
     seeds = {unit: 2 * number for number, unit in enumerate(units)}
-    for stage in stages(model, units) if config.sequential else [units]:
+    staged = config.sequential and samples is not None
+    for stage in stages(model, units) if staged else [units]:
         done: list[Replacement] = []
         for group in _rounds(stage):
             moments: dict[str, Moments] = {}
@@ -94,7 +96,7 @@ def quantize_layers(
                         track=track,
                         where=where,
                     )
-                    warnings += _scarce(group, moments)
+                    scarce |= _scarce(group, moments)
             with timed(timing, "quantize_s"):
                 for unit in track(group, "Quantizing"):
                     parts = [moments[n] for n in (str(x.x.name) for x in unit) if n in moments]
@@ -105,6 +107,8 @@ def quantize_layers(
                     try:
                         quantized = _quantize_unit(unit, parts, config, seeds[unit])
                         done.append(Replacement(unit, quantized))
+                    except (MemoryError, RuntimeError) as error:
+                        raise _out_of_memory(unit[0], config, error) from error
                     except OverflowError as error:
                         result.failed.extend(_kept(layer, str(error)) for layer in unit)
         with timed(timing, "rewrite_s"):
@@ -112,27 +116,41 @@ def quantize_layers(
             rewrite(model)
         result.replacements.extend(done)
         result.stored_bytes.update(rewrite.stored_bytes)
+    if scarce:
+        name, (count, dim_in) = next(iter(scarce.items()))
+        warnings.append(
+            f"few calibration rows for {name!r}, {count} for its {dim_in} inputs, and "
+            f"{len(scarce) - 1} other layers: their output_rel_error is too low, and more samples "
+            "would help"
+        )
     return result
+
+
+def _out_of_memory(layer: LinearLayer, config: CompileConfig, error: Exception) -> Exception:
+    """Return our error if memory ran out, else the error itself."""
+    exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    if not exhausted and "allocate memory" not in str(error):  # torch's on the CPU has no type
+        return error
+    return ModelError(
+        f"layer {layer.name!r}",
+        f"memory ran out on its {layer.dim_in} × {layer.dim_out} weights at redundancy "
+        f"{config.redundancy:g}",
+        "Lower the redundancy, or keep the layer float with --exclude",
+    )
 
 
 def _kept(layer: LinearLayer, reason: str) -> Unquantized:
     return Unquantized(layer.name, layer.op_type, (layer.dim_in, layer.dim_out), reason)
 
 
-def _scarce(units: Sequence[Unit], moments: dict[str, Moments]) -> Iterator[str]:
-    """Warn where calibration rows are fewer than the dimensions that they are to describe."""
-    scarce = {
+def _scarce(units: Sequence[Unit], moments: dict[str, Moments]) -> dict[str, tuple[int, int]]:
+    """Return rows and inputs of layers with fewer calibration rows than inputs."""
+    return {
         layer.name: (found.count, layer.dim_in)
         for unit in units
         for layer in unit
         if (found := moments.get(str(layer.x.name))) and found.count < layer.dim_in
     }
-    if scarce:
-        name, (count, dim_in) = next(iter(scarce.items()))
-        yield (
-            f"few calibration rows for {len(scarce)} layers, {count} for the {dim_in} inputs of "
-            f"{name!r} for one: their output_rel_error is too low, and more samples would help"
-        )
 
 
 def _by_weight(layers: Sequence[LinearLayer]) -> list[Unit]:
@@ -143,9 +161,7 @@ def _by_weight(layers: Sequence[LinearLayer]) -> list[Unit]:
     return [tuple(unit) for unit in units.values()]
 
 
-def _rounds(
-    units: Sequence[Unit],
-) -> Iterator[list[Unit]]:
+def _rounds(units: Sequence[Unit]) -> Iterator[list[Unit]]:
     """Split units into rounds whose Hessians fit into memory, one for each distinct input."""
     group: list[Unit] = []
     dims: dict[str, int] = {}

@@ -27,6 +27,8 @@ class LayerReport:
         reason: Why it stayed float.
         method: Name of the method.
         bits: Bits a coefficient.
+        frame_in: Kind of the frame on the reduction axis.
+        frame_out: Kind of the frame on the output axis, ``identity`` for none.
         redundancy_asked: As in the options.
         redundancy_in: num_vectors / dim_in of the frame, what the one asked for rounds to, padding
             included.
@@ -49,6 +51,8 @@ class LayerReport:
     reason: str | None = None
     method: str | None = None
     bits: int | None = None
+    frame_in: str | None = None
+    frame_out: str | None = None
     redundancy_asked: float | None = None
     redundancy_in: float | None = None
     redundancy_out: float | None = None

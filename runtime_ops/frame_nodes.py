@@ -148,8 +148,11 @@ def _blocks(subspaces: tuple[int, int, int]) -> tuple[NDArray[np.int64], NDArray
 def _places(
     index: NDArray[np.int64], blocks: NDArray[np.float64], dim: int
 ) -> tuple[list[int], list[int]]:
-    """Return, for each coordinate, which of the blocks' rows sum to it: one or two (of a block's
-    neighbour). A place past the last is where there is no second."""
+    """Return the two places among the blocks' rows that sum to each coordinate.
+
+    Neighbouring blocks overlap, so a coordinate is in one or in two; a second place past the last
+    row means that there is none.
+    """
     places: list[list[int]] = [[] for _ in range(dim)]
     used = blocks.any(axis=2).flatten()
     for place, coordinate in enumerate(index.flatten()):

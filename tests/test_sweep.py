@@ -148,12 +148,12 @@ def test_a_failure_at_the_first_point_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_a_killed_sweep_go(tmp_path: Path) -> None:
-    (tmp_path / ".compiled").mkdir()
-    (tmp_path / ".compiled" / "model.onnx.data").write_bytes(b"half")
+    (tmp_path / ".fqonnx-sweep").mkdir()
+    (tmp_path / ".fqonnx-sweep" / "model.onnx.data").write_bytes(b"half")
     compiler = Compiler()
     sweep(tmp_path, compiler)
-    assert compiler.paths[0].parent == tmp_path / ".compiled"
-    assert not (tmp_path / ".compiled").exists()
+    assert compiler.paths[0].parent == tmp_path / ".fqonnx-sweep"
+    assert not (tmp_path / ".fqonnx-sweep").exists()
 
 
 def test_another_grid_adds_its_points(tmp_path: Path) -> None:
@@ -332,3 +332,21 @@ def test_front_is_what_nothing_beats() -> None:
     assert pareto_front([*beaten, *best]) == best
     assert pareto_front([best[0], best[0]]) == [best[0], best[0]]
     assert pareto_front([]) == []
+
+
+def test_fusion_redundancies_are_what_they_round_to() -> None:
+    plan = SweepGrid(("framequant",), (2,), (1.0, 1.05, 1.1, 1.15, 1.2)).plan(CompileConfig())
+    assert [point.redundancy for point in plan] == [1.0, 1.125, 1.25]
+    assert [config.redundancy for config in plan.values()] == [1.0, 1.125, 1.25]
+
+
+def test_sides_are_for_methods_with_a_frame() -> None:
+    plan = SweepGrid(("auto", "gptq"), (2,), (1.0,)).plan(CompileConfig(sides="both"))
+    assert [config.sides for config in plan.values()] == ["both", None]
+
+
+def test_folders_above_that_were_made_for_nothing_go(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path / "a" / "b" / "c", IDENTITY)
+    with pytest.raises(ModelError):
+        run_sweep(folder, GRID.plan(CompileConfig()), Compiler(1, ModelError("a", "b", "c")), print)
+    assert list(tmp_path.iterdir()) == []

@@ -33,7 +33,7 @@ _FILE = click.Path(path_type=Path)
     type=float,
     default=1.0,
     show_default=True,
-    help="Frame vectors per dimension: more costs bytes and buys accuracy.",
+    help="Frame vectors per dimension, a side: more costs bytes and buys accuracy.",
 )
 @click.option(
     "--method",

@@ -116,7 +116,7 @@ def print_compile_report(report: CompileReport, output_path: Path) -> None:
 
 def _layer_table(layers: Sequence[LayerReport]) -> Table:
     right = functools.partial(Column, justify="right")
-    columns = ("in × out", "redundancy", "bits/weight", "output error", "proxy loss")
+    columns = ("in × out", "redundancy", "bits/w", "output error", "proxy loss")
     table = Table(Column("layer", overflow="fold"), *map(right, columns))
     for layer in layers:
         table.add_row(

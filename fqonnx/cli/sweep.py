@@ -13,7 +13,6 @@ from rich.table import Column, Table
 
 from fqonnx.cli.console import (
     console,
-    megabytes,
     print_error,
     print_status,
     print_warnings,
@@ -29,7 +28,7 @@ from fqonnx.cli.options import (
     sides_option,
 )
 from fqonnx.config import METHODS, CompileConfig, Sides
-from fqonnx.errors import FqonnxError
+from fqonnx.errors import ConfigError, FqonnxError
 from fqonnx.model_file import check_targets, load_model, model_files
 from fqonnx.pipeline import compile_model
 from fqonnx.plot import sweep_png
@@ -170,8 +169,12 @@ def sweep_command(
     def count() -> str:
         return f"{len(folder.points & plan.keys())} of {len(plan)} points"
 
-    def compile_point(config: CompileConfig, path: Path) -> CompileReport:
-        return compile_model(model, path, config, calibration=calibration, track=track)
+    def compile_point(point: CompileConfig, path: Path) -> CompileReport:
+        report = compile_model(model, path, point, calibration=calibration, track=track)
+        if sweep_identity(model, calibration, config) != identity:
+            found = "the model or the data changed while the sweep was running"
+            raise ConfigError(str(model), found, "Start a new sweep in another folder with -o")
+        return report
 
     if folder.points & plan.keys():
         print_status(f"{count()} are there already")
@@ -196,8 +199,8 @@ def _print_points(rows: list[SweepRow], model_name: str) -> None:
     """Print the points from the smallest to the largest."""
     right = functools.partial(Column, justify="right")
     table = Table(
-        *("", "method", right("bits"), right("redundancy"), right("bits/weight")),
-        *(right("cosine"), right("SQNR"), right("file")),
+        *("", Column("method", no_wrap=True), right("bits"), right("redundancy"), right("bits/w")),
+        *(right("cosine"), right("SQNR")),
         title=f"{escape(model_name)}: output {escape(repr(rows[0].output))}",
         title_justify="left",
         caption="* no point with as few bits per weight has a better cosine",
@@ -213,6 +216,5 @@ def _print_points(rows: list[SweepRow], model_name: str) -> None:
             f"{row.bits_per_weight:.3f}",
             f"{row.cosine:.4f}",
             f"{row.sqnr_db:.2f} dB",
-            megabytes(row.compiled_bytes),
         )
     console.print(table)

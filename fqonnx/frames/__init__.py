@@ -1,7 +1,7 @@
 """Frames: the bases, redundant or not, in which weights are quantized."""
 
 from fqonnx.frames.base import Frame, FrameSpec, SignedFrame
-from fqonnx.frames.fusion import FusionFrame, fusion_blocks, fusion_size
+from fqonnx.frames.fusion import FusionFrame, fusion_blocks, fusion_redundancy, fusion_size
 from fqonnx.frames.hadamard import HadamardFrame, hadamard_columns, hadamard_size
 from fqonnx.frames.identity import IdentityFrame
 
@@ -13,6 +13,7 @@ __all__ = [
     "IdentityFrame",
     "SignedFrame",
     "fusion_blocks",
+    "fusion_redundancy",
     "fusion_size",
     "hadamard_columns",
     "hadamard_size",

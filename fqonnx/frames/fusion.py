@@ -90,6 +90,11 @@ def nearest_fusion_frame(k: int, l: int, n: int) -> tuple[int, int, int]:  # noq
     return max(k, widest), l, n
 
 
+def fusion_redundancy(redundancy: float) -> float:
+    """Return what a redundancy is rounded to, in eighths: subspaces are whole, 8 at 1."""
+    return math.floor(SUBSPACES * redundancy + 0.5) / SUBSPACES
+
+
 def fusion_size(dim: int, redundancy: float = 1.0) -> tuple[int, int, int]:
     """Return (num_subspaces, subspace_dim, padded_dim), real, for a dimension.
 
@@ -97,7 +102,8 @@ def fusion_size(dim: int, redundancy: float = 1.0) -> tuple[int, int, int]:
     padded to a multiple of 16. Padding is redundancy, and counts.
     """
     subspace_dim = 2 * -(-dim // (2 * SUBSPACES))
-    return round(SUBSPACES * redundancy), subspace_dim, SUBSPACES * subspace_dim
+    num_subspaces = round(SUBSPACES * fusion_redundancy(redundancy))
+    return num_subspaces, subspace_dim, SUBSPACES * subspace_dim
 
 
 @cache

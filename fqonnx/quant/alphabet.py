@@ -73,8 +73,13 @@ class UniformAlphabet:
 def gaussian_alphabet(coeffs: Tensor, bits: int, multiplier: float = 1.0) -> UniformAlphabet:
     """Return the mid-rise alphabet of the best step for Gaussian columns, times ``multiplier``.
 
+    Args:
+        coeffs: C (num_vectors, dim_out).
+        bits: 1 to 4.
+        multiplier: Of the best step.
+
     Raises:
-        OverflowError: The steps are beyond float16's range; so do the others here.
+        OverflowError: The steps are beyond float16's range.
     """
     deviation = coeffs.square().mean(0, keepdim=True).sqrt()
     return UniformAlphabet(bits, _stored(deviation * GAUSSIAN_STEP[bits] * multiplier, deviation))
@@ -86,6 +91,13 @@ def two_sigma_alphabet(coeffs: Tensor, bits: int) -> tuple[UniformAlphabet, Tens
     The range is 2σ on both sides of a column's mean, the zero point an integer (arXiv 2403.06082,
     §3.3). At 2 bits the levels are {−2, −1, 0, 1}·step or {−1, 0, 1, 2}·step: as near as integers
     come to the range.
+
+    Args:
+        coeffs: C (num_vectors, dim_out).
+        bits: 2 to 4.
+
+    Raises:
+        OverflowError: The steps are beyond float16's range.
     """
     top = (1 << bits) - 1
     mean = coeffs.mean(0, keepdim=True)
@@ -101,6 +113,14 @@ def min_max_alphabet(coeffs: Tensor, bits: int, group_size: int) -> UniformAlpha
     """Return the alphabet from the least to the greatest coefficient of each group, with zero.
 
     The grid of round-to-nearest and GPTQ (arXiv 2210.17323) as they are commonly used.
+
+    Args:
+        coeffs: C (num_vectors, dim_out).
+        bits: 2 to 4.
+        group_size: Rows of a group; the last group may be shorter.
+
+    Raises:
+        OverflowError: The steps are beyond float16's range.
     """
     num_vectors, dim_out = coeffs.shape
     top = (1 << bits) - 1

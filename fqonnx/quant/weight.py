@@ -106,9 +106,9 @@ def quantize_weight(
         alphabet, clipped = two_sigma_alphabet(coeffs, bits)
         quantized = _rounded(clipped, hessian, alphabet)
     else:
-        alphabet = min_max_alphabet(coeffs, bits, method.group_size)
+        alphabet = min_max_alphabet(coeffs, bits, method.group_size or len(coeffs))
         quantized = _rounded(coeffs, hessian, alphabet)
-    if hessian is not None:
+    if hessian is not None and method.sweeps:
         quantized = coordinate_descent(coeffs, quantized, hessian, alphabet, method.sweeps)
 
     codes = alphabet.codes(quantized)

@@ -108,8 +108,8 @@ def _brief(value: Any) -> str:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Make the folder, and keep other sweeps out of it; an empty one that was made goes again."""
-    created = not folder.exists()
+    """Make the folder, and keep other sweeps out of it; what was made and is empty goes again."""
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -125,15 +125,15 @@ def held(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-        if created:
-            with suppress(OSError):  # a point is in it
-                folder.rmdir()
+        with suppress(OSError):  # a point is in it
+            for path in created:
+                path.rmdir()
 
 
 @contextmanager
 def work_folder(folder: Path) -> Iterator[Path]:
     """Make a hidden folder for one compiled model; what a killed sweep left in it goes first."""
-    work = folder / ".compiled"
+    work = folder / ".fqonnx-sweep"
     try:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from fqonnx.config import CompileConfig
 from fqonnx.errors import DataError, ModelError
 from fqonnx.model_file import load_model, model_files
+from fqonnx.report import collect_versions
 from fqonnx.sweep.points import SweepPoint
 
 
@@ -43,7 +43,7 @@ def sweep_identity(model_path: Path, calibration: str, config: CompileConfig) ->
     options = dataclasses.asdict(config)
     for field in dataclasses.fields(SweepPoint):
         del options[field.name]
-    return {"model": model, "calibration": data, **options, "fqonnx": version("fqonnx")}
+    return {"model": model, "calibration": data, **options, **collect_versions()}
 
 
 def _digest(files: Sequence[Path]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fqonnx.config import METHODS, CompileConfig
+from fqonnx.frames import fusion_redundancy
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class SweepGrid:
     Attributes:
         methods: Keys of `METHODS`.
         bits: Bits a coefficient.
-        redundancies: Frame vectors per dimension; methods without a frame have 1.0 only.
+        redundancies: Frame vectors per dimension. Methods without a frame have 1.0 only, those with
+            a fusion frame what it rounds them to.
     """
 
     methods: tuple[str, ...]
@@ -50,13 +52,20 @@ class SweepGrid:
         Raises:
             ConfigError: A point is not possible.
         """
-        points = [
-            SweepPoint(method, bits, redundancy)
-            for method in self.methods
-            for bits in self.bits
-            for redundancy in ((1.0,) if method in self.frameless else self.redundancies)
-        ]
-        return {point: dataclasses.replace(config, **vars(point)) for point in points}
+        plan = {}
+        for method in self.methods:
+            frameless = method in self.frameless
+            shared = dataclasses.replace(config, sides=None) if frameless else config
+            for bits in self.bits:
+                for redundancy in (1.0,) if frameless else self.redundancies:
+                    point = SweepPoint(method, bits, _possible(method, redundancy))
+                    plan[point] = dataclasses.replace(shared, **vars(point))
+        return plan
+
+
+def _possible(method: str, redundancy: float) -> float:
+    fusion = method in METHODS and METHODS[method].frame == "fusion"
+    return fusion_redundancy(redundancy) if fusion else redundancy
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ _FORBIDDEN = -100.0
 class Swin(nn.Module):
     """Two stages of two blocks: 8 × 8 patches in windows of 4 × 4, then 4 × 4 in 2 × 2."""
 
-    def __init__(self, dim: int = 64, heads: int = 4, patch: int = 2) -> None:
+    def __init__(self, dim: int = 32, heads: int = 2, patch: int = 2) -> None:
         super().__init__()
         side = digits.SIZE // patch
         self.patches = nn.Conv2d(1, dim, patch, patch)

@@ -37,7 +37,7 @@ class DeiT(nn.Module):
     Both heads learn the labels; the logits are their mean, as in DeiT when it is used.
     """
 
-    def __init__(self, dim: int = 128, depth: int = 4, heads: int = 4, patch: int = 4) -> None:
+    def __init__(self, dim: int = 64, depth: int = 8, heads: int = 4, patch: int = 4) -> None:
         super().__init__()
         self.patches = nn.Conv2d(1, dim, patch, patch)
         self.tokens = normal(1, 2, dim)
