@@ -151,7 +151,8 @@ def compiled(row: Row, folder: Path, column: Column) -> Cell:
 def page(results: Sequence[Result], skipped: Sequence[str], threads: int) -> str:
     """Return what the page says below its introduction."""
     versions = f"torch {version('torch')}, ONNX Runtime {version('onnxruntime')}"
-    machine = f"{platform.machine()}, {versions}, {threads} cores for torch, {datetime.date.today()}:"
+    machine = f"{platform.machine()}, {threads} cores for torch, {versions}, "
+    machine += f"{datetime.date.today()}:"
     notes = [note for result in results for note in result.notes]
     about = [f"- **{r.row.title}**: {r.row.about}. Made in {r.seconds:.0f} s." for r in results]
     lines = [machine, "", *table_head(), *map(table_line, results), bits_line(results)]
