@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -11,6 +12,7 @@ import torch
 
 from fqonnx.calibrate import Samples
 from fqonnx.config import METHODS, CompileConfig
+from fqonnx.errors import ModelError
 from fqonnx.frames import FusionFrame, HadamardFrame, IdentityFrame
 from fqonnx.passes import NormalizeLinearPass, SelectWeightsPass
 from fqonnx.progress import silent
@@ -212,3 +214,26 @@ def test_every_frame_has_its_own_signs_and_the_seed_decides_them() -> None:
     assert signs[0] == signs[1]
     assert all(a != b for a, b in zip(signs[0], signs[2], strict=True))
     assert len({frame[:32] for frame in signs[0]}) == len(signs[0])
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 1 bytes")]
+)
+def test_memory_that_runs_out_is_said_of_a_layer(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*arguments: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("fqonnx.quantize_layers.quantize_weight", exhausted)
+    with pytest.raises(ModelError, match=r"layer 'first': memory ran out on its 64 × 80 weights"):
+        quantize(two_layers(), CompileConfig(), None)
+
+
+def test_other_errors_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr("fqonnx.quantize_layers.quantize_weight", broken)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        quantize(two_layers(), CompileConfig(), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import docstrings
+import redundancy
 
 TOOLS = Path(__file__).parents[1] / "tools"
 
@@ -23,12 +25,24 @@ def test_sentences_are_many_and_always_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    "script", ["architecture_table.py", "demo.py", "quality.py", "bench/matmul.py"]
+    "script",
+    ["architecture_table.py", "demo.py", "quality.py", "redundancy.py", "bench/matmul.py"],
 )
 def test_scripts_say_what_they_do(script: str) -> None:
     command = [sys.executable, str(TOOLS / script), "--help"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "--" in shown.stdout
+
+
+def test_redundancy_page_has_its_table_and_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redundancy, "SIZE", 64)
+    monkeypatch.setattr(redundancy, "RUNS", 1)
+    points = [redundancy.measure(r) for r in (1.0, 1.5)]
+    assert points[1].nearest < points[0].nearest < points[0].bound * 1.001
+    assert points[1].auto_same_bits < points[1].auto < points[0].auto
+    table = "\n".join(redundancy.rows(points))
+    assert table in redundancy.text(table)
+    redundancy.picture(points).savefig(io.BytesIO())
 
 
 def test_benchmark_models_take_the_same_input() -> None:

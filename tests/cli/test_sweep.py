@@ -194,3 +194,18 @@ def test_a_failure_keeps_the_points_before_it_and_says_so(
     assert again.exit_code == 0
     assert "1 of 2 points are there already" in again.stderr
     assert again.stderr.count("no calibration") == 1
+
+
+def test_a_model_that_changes_meanwhile_ends_the_sweep(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changing(model: Path, *arguments: Any, **options: Any) -> Any:
+        report = compile_model(model, *arguments, **options)
+        model.write_bytes(model.read_bytes() + b"\x10\x01")  # a field of the message
+        return report
+
+    monkeypatch.setattr("fqonnx.cli.sweep.compile_model", changing)
+    result = run("mlp.onnx", "--calibration", "none", "--redundancy", "1")
+    assert result.exit_code == 2
+    assert "changed while the sweep was running" in result.stderr
+    assert not (folder / "mlp-sweep").exists()

@@ -79,7 +79,7 @@ ROWS = (
         "deit",
         "DeiT-like",
         "Class token and distillation token with a head each (both learn the labels); width "
-        f"128. {_DIGITS}",
+        f"64, 8 blocks. {_DIGITS}",
         ACCURACY,
         DEIT.make,
     ),
@@ -87,7 +87,7 @@ ROWS = (
         "swin",
         "Swin-like",
         "Attention in shifted windows with masks and relative position biases, patches that "
-        f"merge; widths 64 and 128. {_DIGITS}",
+        f"merge; widths 32 and 64. {_DIGITS}",
         ACCURACY,
         SWIN.make,
     ),
