@@ -72,7 +72,7 @@ def quantize_layers(
         where: What error messages call the model.
 
     Raises:
-        ModelError: A weight is not finite, or the model does not run.
+        ModelError: A weight is not finite, the model does not run, or memory runs out.
         DataError: An activation is not finite.
     """
     result = QuantizedLayers()
@@ -101,16 +101,13 @@ def quantize_layers(
                 for unit in track(group, "Quantizing"):
                     parts = [moments[n] for n in (str(x.x.name) for x in unit) if n in moments]
                     if samples is not None and not parts:
-                        reason = "no calibration sample has a row for it"
-                        result.failed.extend(_kept(layer, reason) for layer in unit)
-                        continue
-                    try:
-                        quantized = _quantize_unit(unit, parts, config, seeds[unit])
-                        done.append(Replacement(unit, quantized))
-                    except (MemoryError, RuntimeError) as error:
-                        raise _out_of_memory(unit[0], config, error) from error
-                    except OverflowError as error:
-                        result.failed.extend(_kept(layer, str(error)) for layer in unit)
+                        outcome: QuantizedWeight | str = "no calibration sample has a row for it"
+                    else:
+                        outcome = _quantize_unit(unit, parts, config, seeds[unit])
+                    if isinstance(outcome, str):
+                        result.failed.extend(_kept(layer, outcome) for layer in unit)
+                    else:
+                        done.append(Replacement(unit, outcome))
         with timed(timing, "rewrite_s"):
             rewrite = QuantizeWeightsPass(done, contrib=config.lowering != "onnx")
             rewrite(model)
@@ -124,19 +121,6 @@ def quantize_layers(
             "would help"
         )
     return result
-
-
-def _out_of_memory(layer: LinearLayer, config: CompileConfig, error: Exception) -> Exception:
-    """Return our error if memory ran out, else the error itself."""
-    exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    if not exhausted and "allocate memory" not in str(error):  # torch's on the CPU has no type
-        return error
-    return ModelError(
-        f"layer {layer.name!r}",
-        f"memory ran out on its {layer.dim_in} × {layer.dim_out} weights at redundancy "
-        f"{config.redundancy:g}",
-        "Lower the redundancy, or keep the layer float with --exclude",
-    )
 
 
 def _kept(layer: LinearLayer, reason: str) -> Unquantized:
@@ -178,7 +162,8 @@ def _rounds(units: Sequence[Unit]) -> Iterator[list[Unit]]:
 
 def _quantize_unit(
     unit: Unit, moments: list[Moments], config: CompileConfig, seed: int
-) -> QuantizedWeight:
+) -> QuantizedWeight | str:
+    """Return the quantized weight, or why it stays float."""
     layer = unit[0]
     tensor = layer.weight.const_value
     assert tensor is not None
@@ -192,20 +177,33 @@ def _quantize_unit(
     method = METHODS[config.method]
     out = method.frame if (config.sides or method.sides) == "both" else "identity"
     seed += config.seed * 1_000_003
-    return quantize_weight(
-        weight,
-        _frame(method.frame, layer.dim_in, config.redundancy, seed),
-        _frame(out, layer.dim_out, config.redundancy, seed + 1),
-        method,
-        config.bits,
-        merge_moments(moments) if moments else None,
-        correct_mean=(
-            method.corrects_mean
-            and config.bits >= _LEAST_BITS_FOR_MEAN
-            and len(unit) == 1
-            and layer.bias is not None
-        ),
-    )
+    try:
+        return quantize_weight(
+            weight,
+            _frame(method.frame, layer.dim_in, config.redundancy, seed),
+            _frame(out, layer.dim_out, config.redundancy, seed + 1),
+            method,
+            config.bits,
+            merge_moments(moments) if moments else None,
+            correct_mean=(
+                method.corrects_mean
+                and config.bits >= _LEAST_BITS_FOR_MEAN
+                and len(unit) == 1
+                and layer.bias is not None
+            ),
+        )
+    except OverflowError as error:
+        return str(error)
+    except (MemoryError, RuntimeError) as error:
+        # torch's error has a type of its own on CUDA only.
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        raise ModelError(
+            f"layer {layer.name!r}",
+            f"memory ran out on its {layer.dim_in} × {layer.dim_out} weights at redundancy "
+            f"{config.redundancy:g}",
+            "Lower the redundancy, or keep the layer float with --exclude",
+        ) from error
 
 
 def _frame(kind: FrameKind, dim: int, redundancy: float, seed: int) -> Frame:
