@@ -25,7 +25,7 @@ from fqonnx.frames.hadamard import kronecker_transform
 SUBSPACES = 8  # dim / subspace_dim, as in the authors' experiments
 
 
-def tight_fusion_frame_exists(k: int, l: int, n: int) -> bool:  # noqa: E741
+def tight_fusion_frame_exists(k: int, l: int, n: int) -> bool:
     """Whether C^n has a tight fusion frame of k subspaces of dimension l.
 
     Casazza et al. 2011, theorems 3 and 4: spatial and Naimark complements reduce every case.
@@ -34,7 +34,7 @@ def tight_fusion_frame_exists(k: int, l: int, n: int) -> bool:  # noqa: E741
         return False
     if l == n:
         return True
-    l = min(l, n - l)  # the complements of the subspaces  # noqa: E741
+    l = min(l, n - l)  # the complements of the subspaces
     least = -(-n // l)
     if n % l == 0:
         return k >= least
@@ -43,7 +43,7 @@ def tight_fusion_frame_exists(k: int, l: int, n: int) -> bool:  # noqa: E741
     return tight_fusion_frame_exists(k, k * l - n - l, k * l - n)
 
 
-def spectral_tetris(l: int, n: int) -> tuple[tuple[int, tuple[float, ...]], ...]:  # noqa: E741
+def spectral_tetris(l: int, n: int) -> tuple[tuple[int, tuple[float, ...]], ...]:
     """Return the rows of a unit-norm tight frame of n vectors in C^l, the vectors being columns.
 
     Rows are orthogonal and of squared norm n/l, columns have norm 1.
@@ -78,14 +78,14 @@ def spectral_tetris(l: int, n: int) -> tuple[tuple[int, tuple[float, ...]], ...]
     return tuple(rows)
 
 
-def nearest_fusion_frame(k: int, l: int, n: int) -> tuple[int, int, int]:  # noqa: E741
+def nearest_fusion_frame(k: int, l: int, n: int) -> tuple[int, int, int]:
     """Return the (k, l, n) of fewest subspaces, no fewer than k, that can be built.
 
     Modulated rows are tight where k is at least the number of columns that any row touches. The
     dimension l becomes n/2 where it is between n/2 and n.
     """
     if l != n:
-        l = max(1, min(l, n // 2))  # noqa: E741
+        l = max(1, min(l, n // 2))
     widest = max(len(entries) for _, entries in spectral_tetris(l, n))
     return max(k, widest), l, n
 
@@ -107,7 +107,7 @@ def fusion_size(dim: int, redundancy: float = 1.0) -> tuple[int, int, int]:
 
 
 @cache
-def fusion_blocks(k: int, l: int, n: int) -> tuple[Tensor, Tensor]:  # noqa: E741
+def fusion_blocks(k: int, l: int, n: int) -> tuple[Tensor, Tensor]:
     """Return the real form of the modulated frame, block by block.
 
     Vector j of row r is √(1/k)·row_r[c]·exp(2πi·j·(c − start_r)/k). The phase counts from the start
@@ -178,7 +178,7 @@ class FusionFrame(SignedFrame):
     @classmethod
     def create(cls, dim: int, redundancy: float = 1.0, seed: int = 0) -> FusionFrame:
         """Draw a frame of the authors' proportions (see `fusion_size`)."""
-        k, l, n = fusion_size(dim, redundancy)  # noqa: E741
+        k, l, n = fusion_size(dim, redundancy)
         return cls(dim, k * l, random_signs(dim, seed), k, l, n)
 
     def __post_init__(self) -> None:
