@@ -4,6 +4,7 @@ import math
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +62,7 @@ def test_order_of_the_rows_does_not_matter() -> None:
     assert sweep_png(rows, "m") == sweep_png(rows[::-1], "m")
 
 
-def test_no_command_waits_for_matplotlib_before_there_is_something_to_draw() -> None:
+def test_no_command_waits_for_matplotlib_before_there_is_something_to_draw(tmp_path: Path) -> None:
     code = "import sys, fqonnx.cli; sys.exit('matplotlib' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    # Not from the root of the repository, whose bare folders would be found first.
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
