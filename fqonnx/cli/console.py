@@ -96,9 +96,8 @@ def print_compile_report(report: CompileReport, output_path: Path) -> None:
             megabytes(stored),
         )
         asked = quantized[0].redundancy_asked
-        table.add_row(
-            f"redundancy, {asked:g} asked for", "", f"{model.redundancy_stored:.3f} stored"
-        )
+        table.add_row(f"redundancy a side, {asked:g} asked for", "", _sides(quantized))
+        table.add_row("redundancy stored", "", f"{model.redundancy_stored:.3f}")
         table.add_row("bits of codes a weight", "", f"{model.code_bits_per_weight:.3f}")
         table.add_row("bits per weight in all", "", f"{model.bits_per_weight:.3f}")
     table.add_section()
@@ -115,19 +114,42 @@ def print_compile_report(report: CompileReport, output_path: Path) -> None:
 
 
 def _layer_table(layers: Sequence[LayerReport]) -> Table:
-    right = functools.partial(Column, justify="right")
-    columns = ("in × out", "redundancy", "bits/w", "output error", "proxy loss")
-    table = Table(Column("layer", overflow="fold"), *map(right, columns))
+    right = functools.partial(Column, justify="right", no_wrap=True)
+    columns = ("in × out", "stored", "bits/w", "error", "proxy loss")
+    table = Table(Column("layer", no_wrap=True), *map(right, columns))
+    table.caption = "stored: codes a weight; error: of the output, on calibration samples"
+    table.caption_justify = "left"
+    longest = max(20, console.width - 57)  # what the other columns leave
     for layer in layers:
         table.add_row(
-            escape(layer.name),
+            escape(_end(layer.name, longest)),
             f"{layer.dim_in} × {layer.dim_out}",
-            f"{layer.redundancy_in:.4g} × {layer.redundancy_out:.4g}",
+            f"{layer.redundancy_stored:.3f}",
             f"{layer.bits_per_weight:.3f}",
             "" if layer.output_rel_error is None else f"{layer.output_rel_error:.1%}",
             "" if layer.proxy_loss is None else f"{layer.proxy_loss:.4g}",
         )
     return table
+
+
+def _end(name: str, longest: int) -> str:
+    """Return the end of a name: that of a module path says more than its beginning."""
+    return name if len(name) <= longest else "…" + name[1 - longest :]
+
+
+def _sides(layers: Sequence[LayerReport]) -> str:
+    """Return the redundancy of the frames, or its range."""
+    frames = [
+        redundancy
+        for layer in layers
+        for kind, redundancy in (
+            (layer.frame_in, layer.redundancy_in),
+            (layer.frame_out, layer.redundancy_out),
+        )
+        if kind != "identity" and redundancy is not None
+    ]
+    found = sorted({f"{redundancy:.3f}" for redundancy in frames or [1.0]})
+    return found[0] if len(found) == 1 else f"{found[0]} to {found[-1]}"
 
 
 def print_diff(outputs: Sequence[OutputDiff], float_bytes: int, compiled_bytes: int) -> None:

@@ -200,3 +200,26 @@ def test_as_a_process(folder: Path) -> None:
     assert bad.returncode == 2
     assert bad.stderr == "error: absent.onnx: no such file. Check the path\n"
     assert "Traceback" not in bad.stdout + bad.stderr
+
+
+def test_compile_says_what_a_redundancy_came_to(folder: Path) -> None:
+    arguments = (
+        "--method",
+        "framequant",
+        "--redundancy",
+        1.1,
+        "--calibration",
+        folder / "data.npz",
+    )
+    shown = run("compile", folder / "mlp.onnx", *arguments).output
+    table = {line.split("│")[1].strip(): line.split("│")[3].strip() for line in summary(shown)}
+    assert table["redundancy a side, 1.1 asked for"] == "1.125"
+    assert table["redundancy stored"] == "1.266"
+    assert table["bits of codes a weight"] == "2.531"
+    assert "proxy loss" in shown
+    assert "redundancy 1.1 is 1.125 a side" in shown
+
+
+def summary(shown: str) -> list[str]:
+    """Return the lines of the table that ends a compilation."""
+    return [line for line in shown.splitlines() if line.count("│") == 4]
