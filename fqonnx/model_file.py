@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import google.protobuf.message
@@ -103,6 +103,32 @@ def written_model(model: ir.Model, path: Path) -> Iterator[Path]:
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_whole(path: Path, content: bytes, hint: str) -> None:
+    """Write a file under a temporary name first, so that there is never half of it.
+
+    Args:
+        path: The file; what is none, such as /dev/stdout, is written to as it is.
+        content: What goes into it.
+        hint: What the error tells a user to do.
+
+    Raises:
+        ConfigError: It cannot be written.
+    """
+    special = path.is_symlink() or (path.exists() and not path.is_file())
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        if special:
+            path.write_bytes(content)
+        else:
+            temporary.write_bytes(content)
+            temporary.replace(path)
+    except OSError as error:
+        raise ConfigError(str(path), f"cannot be written: {error}", hint) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _unwritable(path: Path, error: OSError) -> ModelError:

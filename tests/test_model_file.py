@@ -9,8 +9,8 @@ import onnx_ir as ir
 import pytest
 
 import fqonnx.model_file
-from fqonnx.errors import ModelError
-from fqonnx.model_file import check_file, file_bytes, load_model, written_model
+from fqonnx.errors import ConfigError, ModelError
+from fqonnx.model_file import check_file, file_bytes, load_model, write_whole, written_model
 from fqonnx.session import Session
 from support import model_from_text
 
@@ -402,3 +402,30 @@ def test_bytes_of_a_file_count_external_data_once(tmp_path: Path) -> None:
     )
     ir.save(model, path, external_data="model.data")
     assert file_bytes(path) == path.stat().st_size + 2 * 32 * 32 * 4
+
+
+def test_a_report_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "report.json"
+    write_whole(path, b"old", "Try")
+    with pytest.raises(ConfigError, match="cannot be written: .* Choose another"):
+        write_whole(tmp_path / "absent" / "report.json", b"new", "Choose another")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(ConfigError, match="No space left"):
+        write_whole(path, b"new", "Try")
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["report.json"]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    write_whole(link, b"new", "Try")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"

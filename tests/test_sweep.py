@@ -24,7 +24,6 @@ from fqonnx.sweep import (
     read_rows,
     run_sweep,
     sweep_identity,
-    write_whole,
 )
 from support import mlp_model
 
@@ -254,8 +253,6 @@ def test_a_folder_that_cannot_be_one(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(ConfigError, match=r"file: cannot be written: .*Choose another folder"):
         sweep(tmp_path / "file", Compiler())
-    with pytest.raises(ConfigError, match="cannot be written"):
-        write_whole(tmp_path / "absent" / "x", b"")
 
 
 def test_two_sweeps_do_not_write_one_folder(tmp_path: Path) -> None:

@@ -36,10 +36,16 @@ RUNS = (
     ("`auto`, 4 bits", CompileConfig(bits=4), REAL),
     ("`auto`, 2 bits", CompileConfig(), "synthetic"),
     ("`auto`, 2 bits", CompileConfig(), "none"),
+    ("`auto`, 2 bits, sequential", CompileConfig(sequential=True), REAL),
     ("`framequant`, 2 bits", CompileConfig(method="framequant"), REAL),
     (
         "`framequant`, 2 bits, redundancy 1.1",
         CompileConfig(method="framequant", redundancy=1.1),
+        REAL,
+    ),
+    (
+        "`framequant`, 2 bits, sequential",
+        CompileConfig(method="framequant", sequential=True),
         REAL,
     ),
     ("`gptq` (no frame, groups of 128), 2 bits", CompileConfig(method="gptq"), REAL),

@@ -7,9 +7,10 @@ from typing import get_args
 
 import click
 
-from fqonnx.cli.console import check_writable, print_compile_report, track, write_text
+from fqonnx.cli.console import check_writable, print_compile_report, track
 from fqonnx.cli.options import (
     calibration_option,
+    device_option,
     exclude_option,
     include_option,
     mask_input_option,
@@ -18,7 +19,13 @@ from fqonnx.cli.options import (
     sides_option,
 )
 from fqonnx.config import METHODS, CompileConfig, Lowering, Sides
-from fqonnx.model_file import check_targets, load_model, model_files, output_files
+from fqonnx.model_file import (
+    check_targets,
+    load_model,
+    model_files,
+    output_files,
+    write_whole,
+)
 from fqonnx.pipeline import compile_model
 
 _FILE = click.Path(path_type=Path)
@@ -59,7 +66,7 @@ _FILE = click.Path(path_type=Path)
 @mask_input_option
 @click.option("--json", "json_path", type=_FILE, help="Write the report here.")
 @seed_option
-@click.option("--device", default="cpu", show_default=True, help="Torch device of the numerics.")
+@device_option
 def compile_command(
     model: Path,
     output: Path | None,
@@ -98,5 +105,5 @@ def compile_command(
     )
     report = compile_model(model, output, config, calibration=calibration, track=track)
     if json_path is not None:
-        write_text(json_path, report.to_json())
+        write_whole(json_path, report.to_json().encode(), "Choose another file")
     print_compile_report(report, output)

@@ -62,20 +62,6 @@ def check_writable(path: Path) -> None:
         raise ConfigError(str(path), found, "Choose another file")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a report.
-
-    Raises:
-        ConfigError: The file cannot be written.
-    """
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            str(path), f"cannot be written: {error}", "Choose another file"
-        ) from error
-
-
 def print_compile_report(report: CompileReport, output_path: Path) -> None:
     """Print what became of each layer, the one table that ends a compilation, what stayed float."""
     model = report.model

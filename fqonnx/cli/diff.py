@@ -9,10 +9,10 @@ from pathlib import Path
 import click
 
 from fqonnx.calibrate import find_mask_input, load_samples, synthetic_samples
-from fqonnx.cli.console import check_writable, console, print_diff, track, write_text
+from fqonnx.cli.console import check_writable, console, print_diff, track
 from fqonnx.diff import compare_models
 from fqonnx.diff.metrics import THRESHOLD_METRICS
-from fqonnx.model_file import check_targets, file_bytes, load_model, model_files
+from fqonnx.model_file import check_targets, file_bytes, load_model, model_files, write_whole
 from fqonnx.report import collect_versions, to_json
 from fqonnx.session import Session
 
@@ -108,7 +108,7 @@ def diff_command(
             },
             "versions": collect_versions(),
         }
-        write_text(json_path, to_json(content))
+        write_whole(json_path, to_json(content).encode(), "Choose another file")
     print_diff(outputs, *sizes)
     for miss in missed:
         console.print(

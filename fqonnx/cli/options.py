@@ -34,4 +34,7 @@ exclude_option = click.option(
 mask_input_option = click.option(
     "--mask-input", metavar="NAME", help="Input whose zeros mark padding."
 )
+device_option = click.option(
+    "--device", default="cpu", show_default=True, help="Torch device of the numerics."
+)
 seed_option = click.option("--seed", type=int, default=0, show_default=True)

@@ -20,6 +20,7 @@ from fqonnx.cli.console import (
 )
 from fqonnx.cli.options import (
     calibration_option,
+    device_option,
     exclude_option,
     include_option,
     mask_input_option,
@@ -29,7 +30,7 @@ from fqonnx.cli.options import (
 )
 from fqonnx.config import METHODS, CompileConfig, Sides
 from fqonnx.errors import ConfigError, FqonnxError
-from fqonnx.model_file import check_targets, load_model, model_files
+from fqonnx.model_file import check_targets, load_model, model_files, write_whole
 from fqonnx.pipeline import compile_model
 from fqonnx.plot import sweep_png
 from fqonnx.report import CompileReport
@@ -41,7 +42,6 @@ from fqonnx.sweep import (
     pareto_front,
     run_sweep,
     sweep_identity,
-    write_whole,
 )
 
 _MOST_VALUES = 1000  # a range with more is a mistake of its step
@@ -129,6 +129,7 @@ def _methods(ctx: click.Context, param: click.Parameter, text: str) -> tuple[str
 @exclude_option
 @mask_input_option
 @seed_option
+@device_option
 def sweep_command(
     model: Path,
     output: Path | None,
@@ -142,6 +143,7 @@ def sweep_command(
     exclude: tuple[str, ...],
     mask_input: str | None,
     seed: int,
+    device: str,
 ) -> None:
     """Compile MODEL with every method, number of bits and redundancy, and plot how good each is.
 
@@ -156,6 +158,7 @@ def sweep_command(
         exclude=exclude,
         mask_input=mask_input,
         seed=seed,
+        device=device,
     )
     grid = SweepGrid(methods, bits, redundancies)
     plan = grid.plan(config)
@@ -189,7 +192,7 @@ def sweep_command(
         print_error(f"interrupted; {kept if folder.rows else 'nothing was written'}")
         sys.exit(130)
     rows = first_output(folder.rows)
-    write_whole(folder.png, sweep_png(rows, model.name))
+    write_whole(folder.png, sweep_png(rows, model.name), "Choose another folder with -o")
     _print_points(rows, model.name)
     console.print(f"{folder.csv}\n{folder.png}", markup=False, soft_wrap=True)
     print_warnings(warnings)

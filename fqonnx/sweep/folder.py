@@ -18,6 +18,7 @@ from typing import Any
 
 from fqonnx.config import CompileConfig
 from fqonnx.errors import ConfigError, DataError
+from fqonnx.model_file import write_whole
 from fqonnx.report import to_json
 from fqonnx.sweep.points import SweepPoint, SweepRow
 
@@ -67,13 +68,13 @@ class SweepFolder:
             ConfigError: The folder cannot be written.
         """
         if not self.rows:
-            write_whole(self.json, to_json(self.identity).encode())
+            write_whole(self.json, to_json(self.identity).encode(), _NEW_FOLDER)
         rows = [*self.rows, *rows]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(_COLUMNS)
         writer.writerows(dataclasses.astuple(row) for row in rows)
-        write_whole(self.csv, text.getvalue().encode())
+        write_whole(self.csv, text.getvalue().encode(), _NEW_FOLDER)
         self.rows = rows
 
     def _check_identity(self) -> None:
@@ -183,22 +184,6 @@ def _parse(fields: Sequence[str]) -> SweepRow:
     if not math.isfinite(row.bits_per_weight):
         raise ValueError(f"found {row.bits_per_weight} bits per weight")
     return row
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name first, so that there is never half of it.
-
-    Raises:
-        ConfigError: It cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _unwritable(path: Path, error: OSError) -> ConfigError:
