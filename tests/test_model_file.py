@@ -409,7 +409,7 @@ def test_a_report_is_written_whole_or_not_at_all(
 ) -> None:
     path = tmp_path / "report.json"
     write_whole(path, b"old", "Try")
-    with pytest.raises(ConfigError, match="cannot be written: .* Choose another"):
+    with pytest.raises(ConfigError, match=r"cannot be written: .* Choose another"):
         write_whole(tmp_path / "absent" / "report.json", b"new", "Choose another")
 
     def fail(*_: object) -> None:
