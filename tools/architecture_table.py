@@ -35,11 +35,15 @@ What 2 bits cost a trained model, by method. All linear layers of a model are qu
 fqonnx finds, the head among them; embeddings and convolutions stay float. Both files run in an
 unmodified ONNX Runtime on the same samples, which calibration has not seen, nor training where it
 is done here. A higher accuracy and a higher cosine are better, fewer nats a token are better. RTN
+and GPTQ have a scale and a zero point for groups of 128; FrameQuant has frames on both sides. RTN
 does not look at calibration data; all others get the same. The last three columns are what `auto`
 at redundancy 1 quantizes and stores, the last row is the least and the most bits that a method
 stores.
 
-    make architectures
+    make architectures DATA=FOLDER
+
+FOLDER has a subfolder for each model that is neither trained here nor on PyPI, with the data that
+judge it; without FOLDER their rows are left out.
 
 """
 TIMED = "seconds.txt"  # written last: a row in the cache is whole if it is there
