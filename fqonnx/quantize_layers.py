@@ -99,11 +99,9 @@ def quantize_layers(
                     scarce |= _scarce(group, moments)
             with timed(timing, "quantize_s"):
                 for unit in track(group, "Quantizing"):
-                    parts = [moments[n] for n in (str(x.x.name) for x in unit) if n in moments]
-                    if samples is not None and not parts:
-                        outcome: QuantizedWeight | str = "no calibration sample has a row for it"
-                    else:
-                        outcome = _quantize_unit(unit, parts, config, seeds[unit])
+                    names = (str(layer.x.name) for layer in unit)
+                    parts = None if samples is None else [moments[n] for n in names if n in moments]
+                    outcome = _quantize_unit(unit, parts, config, seeds[unit])
                     if isinstance(outcome, str):
                         result.failed.extend(_kept(layer, outcome) for layer in unit)
                     else:
@@ -161,9 +159,11 @@ def _rounds(units: Sequence[Unit]) -> Iterator[list[Unit]]:
 
 
 def _quantize_unit(
-    unit: Unit, moments: list[Moments], config: CompileConfig, seed: int
+    unit: Unit, moments: list[Moments] | None, config: CompileConfig, seed: int
 ) -> QuantizedWeight | str:
-    """Return the quantized weight, or why it stays float."""
+    """Return the quantized weight, or why it stays float; no moments at all take H = I."""
+    if moments is not None and not moments:
+        return "no calibration sample has a row for it"
     layer = unit[0]
     tensor = layer.weight.const_value
     assert tensor is not None

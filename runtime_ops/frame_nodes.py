@@ -34,11 +34,8 @@ def synthesis(tape: Recorder, coeffs: ir.Value, frame: FrameSpec, signs: ir.Valu
         x = _from_subspaces(tape, x, frame.subspaces)
     x = _kronecker(tape, x, size, _order(frame), transpose=True)
     x = tape.op("Reshape", x, tape.ints(-1, size))
-    if size > frame.dim and frame.kind == "hadamard":
-        columns = hadamard_columns(size, frame.dim).numpy().astype(np.int32)
-        x = tape.op("Gather", x, tape.const(columns), axis=1)
-    elif size > frame.dim:
-        x = tape.op("Slice", x, tape.ints(0), tape.ints(frame.dim), tape.ints(1))
+    if size > frame.dim:
+        x = tape.op("Gather", x, tape.const(_columns(frame)), axis=1)
     x = tape.op("Mul", x, _signs(tape, signs, frame.dim))
     return tape.with_batch_of(x, shape, frame.num_vectors, frame.dim)
 
@@ -58,19 +55,20 @@ def _signed_and_padded(
 ) -> ir.Value:
     """Record x times its signs, with zeros where the transform has more than dim columns."""
     signs = _signs(tape, packed, frame.dim)
-    if size > frame.dim and frame.kind == "hadamard":
-        # One Gather, and signs that are zero where it reads anything.
+    if size > frame.dim:  # one Gather, and signs that are zero where it reads anything
         source = np.full(size, frame.dim, np.int32)
-        source[hadamard_columns(size, frame.dim).numpy()] = np.arange(frame.dim)
+        source[_columns(frame)] = np.arange(frame.dim)
         signs = tape.op("Pad", signs, tape.ints(0, 1))
         signs = tape.op("Gather", signs, tape.const(source), axis=0)
-        anything = np.where(source < frame.dim, source, 0)
-        return tape.op("Mul", tape.op("Gather", x, tape.const(anything), axis=-1), signs)
-    x = tape.op("Mul", x, signs)
-    if size > frame.dim:
-        x = tape.op("Reshape", x, tape.ints(-1, frame.dim))
-        x = tape.op("Pad", x, tape.ints(0, 0, 0, size - frame.dim))
-    return x
+        x = tape.op("Gather", x, tape.const(np.where(source < frame.dim, source, 0)), axis=-1)
+    return tape.op("Mul", x, signs)
+
+
+def _columns(frame: FrameSpec) -> NDArray[np.int32]:
+    """Return which columns of the transform the coordinates are at."""
+    if frame.subspaces is not None:
+        return np.arange(frame.dim, dtype=np.int32)
+    return hadamard_columns(frame.num_vectors, frame.dim).numpy().astype(np.int32)
 
 
 def _signs(tape: Recorder, packed: ir.Value, dim: int) -> ir.Value:

@@ -13,6 +13,7 @@ import pytest
 
 from fqonnx import CompileConfig, CompileReport, ConfigError, DataError, ModelError
 from fqonnx.diff import OutputDiff
+from fqonnx.model_file import load_model, model_files
 from fqonnx.report import CalibrationReport, ModelReport
 from fqonnx.sweep import (
     SweepFolder,
@@ -293,7 +294,8 @@ def test_identity_tells_models_data_and_options_apart(tmp_path: Path) -> None:
         np.savez(path, x=np.full((4, 64), value, np.float32))
 
     def identity(calibration: Path | str = data, **options: Any) -> dict[str, Any]:
-        return sweep_identity(model, str(calibration), CompileConfig(**options))
+        files = model_files(model, load_model(model))
+        return sweep_identity(files, str(calibration), CompileConfig(**options))
 
     first = identity()
     assert identity() == first

@@ -19,10 +19,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
 import docstrings
 import minilm
+from architectures.row import COSINE, run
 from fqonnx import CompileConfig, compile_model
 from fqonnx.export import export_model
 
@@ -105,7 +105,7 @@ def measure(calibration: list[str], evaluation: list[str]) -> list[str]:
         np.savez(data, **minilm.tokenize(calibration))
         export_model(minilm.sentence_encoder(), float_path)
         feed = minilm.tokenize(evaluation)
-        expected = embed(float_path, feed)
+        expected = run(float_path, feed)
         for title, config, source in RUNS:
             report = compile_model(
                 float_path,
@@ -113,7 +113,7 @@ def measure(calibration: list[str], evaluation: list[str]) -> list[str]:
                 config,
                 calibration=data if source == REAL else source,
             )
-            cosine = (expected * embed(compiled_path, feed)).sum(axis=1).mean()
+            cosine = COSINE.score(run(compiled_path, feed), expected)
             rows.append(
                 f"| {title} | {source} | {report.model.bits_per_weight:.3f} | {cosine:.3f} "
                 f"| {report.timing['total_s']:.0f} s |"
@@ -121,14 +121,6 @@ def measure(calibration: list[str], evaluation: list[str]) -> list[str]:
             print(rows[-1], flush=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     return [*rows, "", f"Peak memory of the whole run: {peak:.1f} GB."]
-
-
-def embed(path: Path, feed: dict[str, np.ndarray]) -> np.ndarray:
-    """Return unit-norm embeddings (sentences, 384)."""
-    model = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    count = len(feed["input_ids"])
-    batches = ({k: v[i : i + 32] for k, v in feed.items()} for i in range(0, count, 32))
-    return np.concatenate([model.run(None, batch)[0] for batch in batches])
 
 
 if __name__ == "__main__":

@@ -162,10 +162,10 @@ def sweep_command(
     )
     grid = SweepGrid(methods, bits, redundancies)
     plan = grid.plan(config)
-    identity = sweep_identity(model, calibration, config)
+    files = model_files(model, load_model(model))
+    identity = sweep_identity(files, calibration, config)
     folder = SweepFolder(output or model.parent / f"{model.stem}-sweep", identity)
-    sources = [*model_files(model, load_model(model)), Path(calibration)]
-    check_targets([folder.csv, folder.json, folder.png], sources)
+    check_targets([folder.csv, folder.json, folder.png], [*files, Path(calibration)])
     if grid.frameless and redundancies != (1.0,):
         print_status(f"without a frame, at redundancy 1 only: {', '.join(grid.frameless)}")
 
@@ -174,7 +174,7 @@ def sweep_command(
 
     def compile_point(point: CompileConfig, path: Path) -> CompileReport:
         report = compile_model(model, path, point, calibration=calibration, track=track)
-        if sweep_identity(model, calibration, config) != identity:
+        if sweep_identity(files, calibration, config) != identity:
             found = "the model or the data changed while the sweep was running"
             raise ConfigError(str(model), found, "Start a new sweep in another folder with -o")
         return report

@@ -10,21 +10,22 @@ from typing import Any
 
 from fqonnx.config import CompileConfig
 from fqonnx.errors import DataError, ModelError
-from fqonnx.model_file import load_model, model_files
 from fqonnx.report import collect_versions
 from fqonnx.sweep.points import SweepPoint
 
 
-def sweep_identity(model_path: Path, calibration: str, config: CompileConfig) -> dict[str, Any]:
+def sweep_identity(
+    files: Sequence[Path], calibration: str, config: CompileConfig
+) -> dict[str, Any]:
     """Return what the points of one sweep share: digests of what is read, options, version.
 
     Args:
-        model_path: The float model.
+        files: Those of the float model, itself first, see `model_files`.
         calibration: As for `fqonnx.compile_model`.
         config: The options that all points share.
 
     Raises:
-        ModelError: The model cannot be read.
+        ModelError: A file of the model cannot be read.
         DataError: The calibration data cannot be read.
     """
     data = calibration
@@ -37,9 +38,9 @@ def sweep_identity(model_path: Path, calibration: str, config: CompileConfig) ->
         except OSError as error:
             raise DataError(calibration, f"not readable: {error}", "Check the path") from error
     try:
-        model = _digest(model_files(model_path, load_model(model_path)))
+        model = _digest(files)
     except OSError as error:
-        raise ModelError(str(model_path), f"not readable: {error}", "Check the path") from error
+        raise ModelError(str(files[0]), f"not readable: {error}", "Check the path") from error
     options = dataclasses.asdict(config)
     for field in dataclasses.fields(SweepPoint):
         del options[field.name]

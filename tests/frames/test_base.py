@@ -13,6 +13,12 @@ Kind = type[HadamardFrame] | type[FusionFrame]
 KINDS = (HadamardFrame, FusionFrame)
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS, ids=["hadamard", "fusion"])
 
+# 17, 31, 61, 127, 997, 4099 and 4999 are prime; 64 and 4096 powers of two; 4097 = 17·241.
+AWKWARD_DIMS = (
+    *(1, 2, 3, 5, 17, 31, 40, 61, 64, 65, 100, 127, 130),
+    *(997, 1000, 3072, 4096, 4097, 4099, 4999),
+)
+
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
@@ -116,3 +122,28 @@ def test_transformed_hessian_is_t_h_t_transposed(
     assert torch.allclose(
         frame.transform_hessian(hessian), matrix @ hessian @ matrix.T, atol=1e-9 * dim
     )
+
+
+@EVERY_KIND
+@pytest.mark.parametrize("dim", AWKWARD_DIMS)
+def test_unit_vectors_come_back(kind: Kind, dim: int) -> None:
+    frame = kind.create(dim, 1.5, seed=3)
+    units = torch.zeros(3, dim, dtype=torch.float64)
+    for row, position in enumerate((0, dim // 2, dim - 1)):
+        units[row, position] = 1
+    coeffs = frame.analysis(units)
+    assert torch.allclose(frame.synthesis(coeffs), units, rtol=0, atol=1e-9)
+    assert torch.allclose(coeffs.norm(dim=-1), torch.ones(3, dtype=torch.float64), atol=1e-9)
+
+
+@EVERY_KIND
+@settings(deadline=None, max_examples=25)
+@given(dim=st.integers(1, 5000), redundancy=st.floats(1.0, 3.0), seed=st.integers(0, 2**31))
+def test_synthesis_is_the_adjoint_of_analysis(
+    kind: Kind, dim: int, redundancy: float, seed: int
+) -> None:
+    frame = kind.create(dim, redundancy, seed)
+    x = normal(dim, seed=seed)
+    coeffs = normal(frame.num_vectors, seed=seed + 1)
+    left, right = frame.analysis(x) @ coeffs, x @ frame.synthesis(coeffs)
+    assert abs(left - right) <= 1e-9 * x.norm() * coeffs.norm()
