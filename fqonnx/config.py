@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from fqonnx.errors import ConfigError
 
 Lowering = Literal["fused", "stock", "onnx"]
-Sides = Literal["in", "both"]
-FrameKind = Literal["identity", "hadamard", "fusion"]
+Sides = Literal["in", "out", "both"]
+FrameKind = Literal["identity", "hadamard", "fusion", "harmonic"]
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,15 @@ class Method:
     Attributes:
         name: What a user calls it.
         frame: The frame.
-        feedback: ``ldlq`` feeds the rounding error of one coefficient into the next.
-        alphabet: ``mid-rise`` with the best step for a Gaussian, ``two-sigma`` with FrameQuant's
-            clip and integer zero point, or ``min-max`` for each group.
-        sides: Whether it is on the reduction axis of a weight only, or on both.
+        feedback: What the rounding error of one coefficient does to the next: ``ldlq`` follows the
+            data, ``sigma-delta`` is a fixed filter.
+        alphabet: ``mid-rise`` with the best step for a Gaussian, ``range`` with the least that
+            keeps Sigma-Delta stable, ``two-sigma`` with FrameQuant's clip and integer zero point,
+            or ``min-max`` for each group.
+        sides: Whether it is on the reduction axis of a weight, on the output axis, or on both.
+        redundancy: Frame vectors per dimension where nothing else is asked for.
+        order: Of Sigma-Delta, 1 or 2.
+        lowering: The operators to write where nothing else is asked for.
         step_multipliers: Mid-rise steps tried per channel, relative to the best for a Gaussian.
         group_size: Codes a scale, for ``min-max``; None for one a channel.
         damping: Fraction of the mean diagonal added to that of the Hessian in the frame domain;
@@ -34,9 +39,12 @@ class Method:
 
     name: str
     frame: FrameKind
-    feedback: Literal["none", "ldlq"]
-    alphabet: Literal["mid-rise", "two-sigma", "min-max"]
+    feedback: Literal["none", "ldlq", "sigma-delta"]
+    alphabet: Literal["mid-rise", "range", "two-sigma", "min-max"]
     sides: Sides = "in"
+    redundancy: float = 1.0
+    order: int = 1
+    lowering: Lowering = "fused"
     step_multipliers: tuple[float, ...] = (1.0,)
     group_size: int | None = None
     damping: float | None = None
@@ -60,6 +68,8 @@ METHODS = {
         Method(
             "framequant", "fusion", "ldlq", "two-sigma", sides="both", damping=0.01, least_bits=2
         ),
+        # Exact, unlike the fused operators: a bound that int8 activations break would be none.
+        Method("sigma-delta", "harmonic", "sigma-delta", "range", redundancy=3.0, lowering="onnx"),
         Method("gptq", "identity", "ldlq", "min-max", group_size=128, damping=0.01, least_bits=2),
         Method("rtn", "identity", "none", "min-max", group_size=128, least_bits=2),
     )
@@ -72,15 +82,18 @@ class CompileConfig:
 
     Attributes:
         bits: Bits a coefficient, 1 to 4.
-        redundancy: Frame vectors per dimension on each side that has a frame, 1 to 16.
+        redundancy: Frame vectors per dimension on each side that has a frame, 1 to 16; None is the
+            method's.
         method: A key of `METHODS`.
-        sides: Whether the frame is on the reduction axis only, or on both; None is the method's.
+        sides: Whether the frame is on the reduction axis, on the output axis, or on both; None is
+            the method's.
+        order: Of Sigma-Delta, 1 or 2.
         sequential: Calibrate each layer on a model whose earlier layers are quantized already.
         include: Globs over weight and node names; empty means all.
         exclude: Globs over weight and node names that stay float.
         lowering: ``fused`` writes FrameMatMul nodes with a function body of ORT's own operators,
             ``stock`` writes those operators as plain nodes, ``onnx`` writes FrameMatMul nodes
-            with a body of ONNX standard operators only.
+            with an exact body of ONNX standard operators only; None is the method's.
         mask_input: Name of the input whose zeros mark padding; None finds it by name.
         seed: Seed of the frames' signs and of synthetic data.
         device: A torch device for the numerics.
@@ -90,13 +103,14 @@ class CompileConfig:
     """
 
     bits: int = 2
-    redundancy: float = 1.0
+    redundancy: float | None = None
     method: str = "auto"
     sides: Sides | None = None
+    order: int = 1
     sequential: bool = False
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
-    lowering: Lowering = "fused"
+    lowering: Lowering | None = None
     mask_input: str | None = None
     seed: int = 0
     device: str = "cpu"
@@ -109,7 +123,7 @@ class CompileConfig:
             raise ConfigError("seed", f"found {self.seed}, expected 0 to 2^32 − 1", "Try seed=0")
         if self.bits not in (1, 2, 3, 4) or not isinstance(self.bits, int):
             raise ConfigError("bits", f"found {self.bits}, expected 1, 2, 3 or 4", "Try bits=2")
-        if not 1.0 <= self.redundancy <= 16.0:
+        if self.redundancy is not None and not 1.0 <= self.redundancy <= 16.0:
             raise ConfigError(
                 "redundancy",
                 f"found {self.redundancy}, expected 1.0 to 16.0",
@@ -119,29 +133,50 @@ class CompileConfig:
             raise ConfigError(
                 "method", f"found {self.method!r}", f"Choose one of {', '.join(METHODS)}"
             )
-        if self.bits < METHODS[self.method].least_bits:
+        for name, choices in (("sides", get_args(Sides)), ("lowering", get_args(Lowering))):
+            if (value := getattr(self, name)) is not None and value not in choices:
+                raise ConfigError(name, f"found {value!r}", f"Choose one of {', '.join(choices)}")
+        if self.order not in (1, 2) or not isinstance(self.order, int):
+            raise ConfigError("order", f"found {self.order}, expected 1 or 2", "Try order=1")
+        self._check_method(METHODS[self.method])
+
+    def _check_method(self, method: Method) -> None:
+        """Refuse what the method cannot do."""
+        if self.bits < method.least_bits:
             raise ConfigError(
                 "bits",
-                f"method {self.method!r} has an integer zero point, which leaves two levels on one "
+                f"method {method.name!r} has an integer zero point, which leaves two levels on one "
                 f"side of zero at {self.bits} bit",
                 "Use 2 bits or more, or method 'auto'",
             )
-        if self.sides not in (None, "in", "both"):
-            raise ConfigError("sides", f"found {self.sides!r}", "Choose one of in, both")
-        if METHODS[self.method].frame == "identity" and self.sides == "both":
+        if method.frame == "identity" and self.sides in ("out", "both"):
             raise ConfigError(
                 "sides",
-                f"method {self.method!r} uses no frame",
+                f"method {method.name!r} uses no frame",
                 "Use method 'auto' or 'framequant'",
             )
-        if METHODS[self.method].frame == "identity" and self.redundancy != 1.0:
+        if method.frame == "identity" and self.redundancy not in (None, 1.0):
             raise ConfigError(
                 "redundancy",
-                f"method {self.method!r} uses no frame, so its redundancy is 1.0, "
+                f"method {method.name!r} uses no frame, so its redundancy is 1.0, "
                 f"found {self.redundancy}",
                 "Leave redundancy out, or use method 'auto'",
             )
-        if self.lowering not in ("fused", "stock", "onnx"):
+        if method.feedback != "sigma-delta" and self.order != 1:
             raise ConfigError(
-                "lowering", f"found {self.lowering!r}", "Choose one of fused, stock, onnx"
+                "order",
+                f"found {self.order}, and method {method.name!r} has no order",
+                "Leave it out, or use method 'sigma-delta'",
             )
+
+    @property
+    def recipe(self) -> Method:
+        """The method, with what was asked for in place of its own choices."""
+        method = METHODS[self.method]
+        return replace(
+            method,
+            sides=self.sides or method.sides,
+            redundancy=method.redundancy if self.redundancy is None else self.redundancy,
+            order=self.order,
+            lowering=self.lowering or method.lowering,
+        )

@@ -21,7 +21,7 @@ from fqonnx.calibrate import (
     load_samples,
     synthetic_samples,
 )
-from fqonnx.config import METHODS, CompileConfig
+from fqonnx.config import CompileConfig
 from fqonnx.diff import compare_models
 from fqonnx.errors import ConfigError
 from fqonnx.frames import fusion_redundancy
@@ -118,7 +118,7 @@ def compile_model(
         VerifyPass(signature)(model)
         model.metadata_props["fqonnx.version"] = version("fqonnx")
         model.metadata_props["fqonnx.options"] = json.dumps(dataclasses.asdict(config))
-        if config.lowering == "stock":
+        if config.recipe.lowering == "stock":
             InlineFrameOpsPass()(model)
 
     with written_model(model, output_path) as temporary:
@@ -212,11 +212,12 @@ def _samples(
 
 def _odd_options(config: CompileConfig, used: Samples | None) -> Iterator[str]:
     """Warn of options that do not do what they say."""
-    if METHODS[config.method].frame == "fusion":
-        rounded = fusion_redundancy(config.redundancy)
-        if rounded != config.redundancy:
+    recipe = config.recipe
+    if recipe.frame == "fusion":
+        rounded = fusion_redundancy(recipe.redundancy)
+        if rounded != recipe.redundancy:
             yield (
-                f"redundancy {config.redundancy:g} is {rounded:g} a side: a fusion frame has a "
+                f"redundancy {recipe.redundancy:g} is {rounded:g} a side: a fusion frame has a "
                 "whole number of subspaces, in steps of an eighth"
             )
     if config.sequential and used is None:
@@ -287,7 +288,7 @@ def _layer_report(
         bits=quantized.bits,
         frame_in=quantized.frame_in.spec.kind,
         frame_out=quantized.frame_out.spec.kind,
-        redundancy_asked=config.redundancy,
+        redundancy_asked=config.recipe.redundancy,
         redundancy_in=quantized.frame_in.redundancy,
         redundancy_out=quantized.frame_out.redundancy,
         redundancy_stored=quantized.codes.numel() / weights,
@@ -295,6 +296,8 @@ def _layer_report(
         stored_bytes=stored_bytes,
         bits_per_weight=stored_bytes * 8 / weights,
         weight_rel_error=quantized.weight_rel_error,
+        weight_rel_bound=quantized.weight_rel_bound,
+        largest_state=quantized.largest_state,
         output_rel_error=quantized.output_rel_error,
         proxy_loss=quantized.proxy_loss,
     )

@@ -10,9 +10,9 @@ import onnx_ir as ir
 import torch
 
 from fqonnx.calibrate import Samples, collect_moments, merge_moments
-from fqonnx.config import METHODS, CompileConfig, FrameKind
+from fqonnx.config import CompileConfig, Method, Sides
 from fqonnx.errors import ModelError
-from fqonnx.frames import Frame, FusionFrame, HadamardFrame, IdentityFrame
+from fqonnx.frames import Frame, FusionFrame, HadamardFrame, HarmonicFrame, IdentityFrame
 from fqonnx.passes import (
     LinearLayer,
     QuantizeWeightsPass,
@@ -107,7 +107,7 @@ def quantize_layers(
                     else:
                         done.append(Replacement(unit, outcome))
         with timed(timing, "rewrite_s"):
-            rewrite = QuantizeWeightsPass(done, contrib=config.lowering != "onnx")
+            rewrite = QuantizeWeightsPass(done, contrib=config.recipe.lowering != "onnx")
             rewrite(model)
         result.replacements.extend(done)
         result.stored_bytes.update(rewrite.stored_bytes)
@@ -174,14 +174,13 @@ def _quantize_unit(
             "it has NaN or infinite entries",
             f"Mend the model, or keep the layer float with --exclude '{layer.name}'",
         )
-    method = METHODS[config.method]
-    out = method.frame if (config.sides or method.sides) == "both" else "identity"
+    method = config.recipe
     seed += config.seed * 1_000_003
     try:
         return quantize_weight(
             weight,
-            _frame(method.frame, layer.dim_in, config.redundancy, seed),
-            _frame(out, layer.dim_out, config.redundancy, seed + 1),
+            _frame(method, "in", layer.dim_in, seed),
+            _frame(method, "out", layer.dim_out, seed + 1),
             method,
             config.bits,
             merge_moments(moments) if moments else None,
@@ -201,13 +200,15 @@ def _quantize_unit(
         raise ModelError(
             f"layer {layer.name!r}",
             f"memory ran out on its {layer.dim_in} × {layer.dim_out} weights at redundancy "
-            f"{config.redundancy:g}",
+            f"{method.redundancy:g}",
             "Lower the redundancy, or keep the layer float with --exclude",
         ) from error
 
 
-def _frame(kind: FrameKind, dim: int, redundancy: float, seed: int) -> Frame:
-    if kind == "identity":
+def _frame(method: Method, side: Sides, dim: int, seed: int) -> Frame:
+    if method.frame == "identity" or method.sides not in (side, "both"):
         return IdentityFrame(dim)
-    frame = HadamardFrame if kind == "hadamard" else FusionFrame
-    return frame.create(dim, redundancy, seed)
+    if method.frame == "harmonic":
+        return HarmonicFrame.create(dim, method.redundancy)
+    frame = HadamardFrame if method.frame == "hadamard" else FusionFrame
+    return frame.create(dim, method.redundancy, seed)

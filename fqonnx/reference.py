@@ -25,6 +25,8 @@ def analysis_operator(frame: FrameSpec, signs: Bytes | None) -> Float:
     """
     if frame.kind == "identity":
         return np.eye(frame.num_vectors, frame.dim)
+    if frame.kind == "harmonic":
+        return _harmonic(frame.num_vectors, frame.dim)
     if frame.kind not in ("hadamard", "fusion") or signs is None:
         raise ValueError(f"unknown frame {frame.kind!r}, or no signs for it")
     columns = np.arange(frame.dim)
@@ -41,6 +43,16 @@ def analysis_operator(frame: FrameSpec, signs: Bytes | None) -> Float:
         operator = _fusion(*frame.subspaces) @ np.kron(np.eye(size // order), _kronecker(order))
     signed: Float = operator[:, columns] * unpack_signs(signs, frame.dim)
     return signed
+
+
+def _harmonic(num_vectors: int, dim: int) -> Float:
+    """Return cosines and sines of the lowest frequencies, behind a constant for an odd dim."""
+    operator = np.full((num_vectors, dim), np.sqrt(1 / num_vectors))
+    frequencies = np.arange(1, dim // 2 + 1)
+    angles = 2 * np.pi / num_vectors * np.outer(np.arange(num_vectors), frequencies)
+    operator[:, dim % 2 :: 2] = np.sqrt(2 / num_vectors) * np.cos(angles)
+    operator[:, dim % 2 + 1 :: 2] = np.sqrt(2 / num_vectors) * np.sin(angles)
+    return operator
 
 
 def _kronecker(size: int) -> Float:

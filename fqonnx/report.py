@@ -39,6 +39,8 @@ class LayerReport:
             another holds.
         bits_per_weight: stored_bytes·8 / (dim_in·dim_out).
         weight_rel_error: ‖W − Ŵ‖/‖W‖.
+        weight_rel_bound: What it can be at most, by the theory of the frame; None without one.
+        largest_state: The largest state of Sigma-Delta in steps; None for other feedback.
         output_rel_error: The same of the outputs over the calibration rows; None without any.
         proxy_loss: tr((W − Ŵ)ᵀH(W − Ŵ)) with the calibration's H; None without.
     """
@@ -61,6 +63,8 @@ class LayerReport:
     stored_bytes: int | None = None
     bits_per_weight: float | None = None
     weight_rel_error: float | None = None
+    weight_rel_bound: float | None = None
+    largest_state: float | None = None
     output_rel_error: float | None = None
     proxy_loss: float | None = None
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from fqonnx.frames import FrameSpec, fusion_blocks, hadamard_columns
 from fqonnx.frames.hadamard import kronecker_orders, orthonormal_factor
+from fqonnx.runtime_ops.harmonic_nodes import harmonic_analysis, harmonic_synthesis
 from fqonnx.runtime_ops.recorder import Recorder
 
 
@@ -16,6 +17,10 @@ def analysis(tape: Recorder, x: ir.Value, frame: FrameSpec, signs: ir.Value) -> 
     if frame.kind == "identity":
         return x
     shape = tape.op("Shape", x)
+    if frame.kind == "harmonic":
+        x = tape.op("Reshape", x, tape.ints(-1, frame.dim))
+        x = harmonic_analysis(tape, x, frame)
+        return tape.with_batch_of(x, shape, frame.dim, frame.num_vectors)
     size = _padded_size(frame)
     x = _signed_and_padded(tape, x, frame, signs, size)
     x = _kronecker(tape, x, size, _order(frame), transpose=False)
@@ -29,6 +34,9 @@ def synthesis(tape: Recorder, coeffs: ir.Value, frame: FrameSpec, signs: ir.Valu
     if frame.kind == "identity":
         return coeffs
     shape = tape.op("Shape", coeffs)
+    if frame.kind == "harmonic":
+        x = harmonic_synthesis(tape, coeffs, frame)
+        return tape.with_batch_of(x, shape, frame.num_vectors, frame.dim)
     x, size = coeffs, _padded_size(frame)
     if frame.subspaces is not None:
         x = _from_subspaces(tape, x, frame.subspaces)

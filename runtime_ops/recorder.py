@@ -42,6 +42,14 @@ class Recorder:
         """Record a constant in the type of the activations."""
         return self.const(np.asarray(array).astype(self.dtype))
 
+    def cast(self, x: ir.Value) -> ir.Value:
+        """Record a value in the type of the activations."""
+        return self.op("Cast", x, to=int(self.onnx_dtype))
+
+    def permute(self, x: ir.Value, *axes: int) -> ir.Value:
+        """Record a Transpose."""
+        return self.tape.op("Transpose", [x], {"perm": list(axes)})
+
     def unpack(self, packed: ir.Value, bits: int) -> ir.Value:
         """Return all fields of ``bits`` bits, lowest first, as one int32 vector."""
         column = self.op(

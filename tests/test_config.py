@@ -11,11 +11,11 @@ from fqonnx.errors import ConfigError, FqonnxError
 def test_defaults_are_valid() -> None:
     config = CompileConfig()
     assert config.bits == 2
-    assert config.redundancy == 1.0
+    assert config.recipe.redundancy == 1.0
     assert config.method in METHODS
     assert config.sides is None
     assert config.sequential is False
-    assert config.lowering == "fused"
+    assert config.recipe.lowering == "fused"
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_valid_options(options: dict[str, Any]) -> None:
         ({"method": ""}, "method", "found ''"),
         ({"method": "rtn", "redundancy": 1.5}, "redundancy", "'rtn' uses no frame"),
         ({"method": "gptq", "redundancy": 1.01}, "redundancy", "found 1.01"),
-        ({"sides": "out"}, "sides", "found 'out'"),
+        ({"sides": "left"}, "sides", "found 'left'"),
         ({"sides": ""}, "sides", "found ''"),
         ({"sides": ("in", "both")}, "sides", "found ('in', 'both')"),
         ({"method": "gptq", "sides": "both"}, "sides", "'gptq' uses no frame"),

@@ -38,19 +38,20 @@ _FILE = click.Path(path_type=Path)
 @click.option(
     "--redundancy",
     type=float,
-    default=1.0,
-    show_default=True,
-    help="Frame vectors per dimension, a side: more costs bytes and buys accuracy.",
+    help="Frame vectors per dimension, a side: more costs bytes and buys accuracy "
+    "[default: 3 for sigma-delta, else 1]",
 )
 @click.option(
     "--method",
     type=click.Choice(sorted(METHODS)),
     default="auto",
     show_default=True,
-    help="auto: Hadamard frame and LDLQ; framequant: as in arXiv 2403.06082; gptq and rtn: no "
-    "frame, groups of 128, to compare with.",
+    help="auto: Hadamard frame and LDLQ; framequant: as in arXiv 2403.06082; sigma-delta: as in "
+    "arXiv 2404.08131, without data and with error bounds; gptq and rtn: no frame, groups of 128, "
+    "to compare with.",
 )
 @sides_option
+@click.option("--order", type=int, default=1, show_default=True, help="Of Sigma-Delta: 1 or 2.")
 @sequential_option
 @calibration_option
 @include_option
@@ -58,10 +59,8 @@ _FILE = click.Path(path_type=Path)
 @click.option(
     "--lowering",
     type=click.Choice(get_args(Lowering)),
-    default="fused",
-    show_default=True,
-    help="fused: FrameMatMul with a body for ORT; stock: its plain nodes; onnx: a body of "
-    "ONNX standard operators only.",
+    help="fused: FrameMatMul with a fast body for ORT; stock: its plain nodes; onnx: an exact body "
+    "of ONNX standard operators only [default: onnx for sigma-delta, else fused]",
 )
 @mask_input_option
 @click.option("--json", "json_path", type=_FILE, help="Write the report here.")
@@ -71,14 +70,15 @@ def compile_command(
     model: Path,
     output: Path | None,
     bits: int,
-    redundancy: float,
+    redundancy: float | None,
     method: str,
     sides: Sides | None,
+    order: int,
     sequential: bool,
     calibration: str,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
-    lowering: Lowering,
+    lowering: Lowering | None,
     mask_input: str | None,
     json_path: Path | None,
     seed: int,
@@ -95,6 +95,7 @@ def compile_command(
         redundancy=redundancy,
         method=method,
         sides=sides,
+        order=order,
         sequential=sequential,
         include=include,
         exclude=exclude,

@@ -11,7 +11,8 @@ from fqonnx.config import Sides
 sides_option = click.option(
     "--sides",
     type=click.Choice(get_args(Sides)),
-    help="Frame on the reduction axis only, or on both [default: both for framequant, else in]",
+    help="Frame on the reduction axis (in), on the output axis, or on both "
+    "[default: both for framequant, else in]",
 )
 sequential_option = click.option(
     "--sequential",

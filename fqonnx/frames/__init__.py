@@ -3,6 +3,7 @@
 from fqonnx.frames.base import Frame, FrameSpec, SignedFrame
 from fqonnx.frames.fusion import FusionFrame, fusion_blocks, fusion_redundancy, fusion_size
 from fqonnx.frames.hadamard import HadamardFrame, hadamard_columns, hadamard_size
+from fqonnx.frames.harmonic import HarmonicFrame, harmonic_factors, harmonic_size
 from fqonnx.frames.identity import IdentityFrame
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "FrameSpec",
     "FusionFrame",
     "HadamardFrame",
+    "HarmonicFrame",
     "IdentityFrame",
     "SignedFrame",
     "fusion_blocks",
@@ -17,4 +19,6 @@ __all__ = [
     "fusion_size",
     "hadamard_columns",
     "hadamard_size",
+    "harmonic_factors",
+    "harmonic_size",
 ]

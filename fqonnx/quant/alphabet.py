@@ -16,6 +16,10 @@ from torch import Tensor
 # distortion", IRE Trans. Inf. Theory 6 (1960), table II.
 GAUSSIAN_STEP = {1: 1.596, 2: 0.996, 3: 0.586, 4: 0.335}
 SCALE_DTYPE = torch.float16
+# Half the levels, less what Sigma-Delta's state may add to a coefficient, by bits and order. Half a
+# step keeps the state of order 1 within half a step (Benedetto, Powell and Yılmaz 2006,
+# §II). For order 2 these are the smallest steps at which random weights kept it within two.
+_HEADROOM = {1: dict.fromkeys((1, 2, 3, 4), 1 / 2), 2: {1: 2 / 3, 2: 1.0, 3: 1.0, 4: 1.0}}
 # Groups whose step is too small for float16 become zero; they may hold this part of the energy.
 _NEGLIGIBLE = 1e-6
 
@@ -83,6 +87,27 @@ def gaussian_alphabet(coeffs: Tensor, bits: int, multiplier: float = 1.0) -> Uni
     """
     deviation = coeffs.square().mean(0, keepdim=True).sqrt()
     return UniformAlphabet(bits, _stored(deviation * GAUSSIAN_STEP[bits] * multiplier, deviation))
+
+
+def range_alphabet(coeffs: Tensor, bits: int, order: int = 1) -> UniformAlphabet:
+    """Return the mid-rise alphabet whose range holds a column with what Sigma-Delta adds to it.
+
+    step = max|c| / (2^(bits−1) − ½) for order 1: the least for which the state is bounded whatever
+    the coefficients are (arXiv 2404.08131, §2). It is rounded up to float16.
+
+    Args:
+        coeffs: C (num_vectors, dim_out).
+        bits: 1 to 4.
+        order: Of Sigma-Delta, 1 or 2.
+
+    Raises:
+        OverflowError: The steps are beyond float16's range.
+    """
+    largest = coeffs.abs().amax(0, keepdim=True)
+    step = largest / ((1 << (bits - 1)) - _HEADROOM[order][bits])
+    stored = _stored(step, largest)
+    next_up = (stored.to(SCALE_DTYPE).view(torch.int16) + 1).view(SCALE_DTYPE).to(step.dtype)
+    return UniformAlphabet(bits, torch.where(stored < step, next_up, stored))
 
 
 def two_sigma_alphabet(coeffs: Tensor, bits: int) -> tuple[UniformAlphabet, Tensor]:

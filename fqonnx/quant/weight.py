@@ -8,16 +8,18 @@ import torch
 from torch import Tensor
 
 from fqonnx.config import Method
-from fqonnx.frames import Frame
+from fqonnx.frames import Frame, HarmonicFrame, IdentityFrame
 from fqonnx.quant.alphabet import (
     SCALE_DTYPE,
     UniformAlphabet,
     gaussian_alphabet,
     min_max_alphabet,
+    range_alphabet,
     two_sigma_alphabet,
 )
 from fqonnx.quant.moments import Moments
 from fqonnx.quant.rounding import coordinate_descent, damped, hessian_error, ldlq
+from fqonnx.quant.sigma_delta import error_bounds, sigma_delta
 
 _DAMPING_WITHOUT_DATA = 0.05
 
@@ -40,6 +42,9 @@ class QuantizedWeight:
         output_rel_error: The same of the outputs over the calibration rows; None without data.
         proxy_loss: tr((W − Ŵ)ᵀH(W − Ŵ)), the mean squared output error of a row, before the bias
             is shifted; None without data.
+        weight_rel_bound: What weight_rel_error can be at most, by the theory of the frame; None
+            where there is none.
+        largest_state: The largest state of Sigma-Delta in steps; None for other feedback.
     """
 
     frame_in: Frame
@@ -53,6 +58,8 @@ class QuantizedWeight:
     weight_rel_error: float
     output_rel_error: float | None
     proxy_loss: float | None
+    weight_rel_bound: float | None = None
+    largest_state: float | None = None
 
     def coeffs(self) -> Tensor:
         """Return Ĉ (frame_in.num_vectors, frame_out.num_vectors), float32."""
@@ -93,14 +100,19 @@ def quantize_weight(
         correct_mean: Compute ``bias_shift``; needs moments that trust their mean.
 
     Raises:
-        OverflowError: The steps are beyond float16's range.
+        OverflowError: The steps are beyond float16's range, or Sigma-Delta is unstable.
     """
     weight = weight.float()
     coeffs = frame_out.analysis(frame_in.analysis(weight.T.contiguous()).T.contiguous())
     correct_mean = correct_mean and moments is not None and moments.trust_mean
     hessian = _frame_hessian(frame_in, method, moments, correct_mean, coeffs.device)
 
-    if method.alphabet == "mid-rise":
+    bound = largest_state = None
+    if method.feedback == "sigma-delta":
+        quantized, alphabet, bound, largest_state = _sigma_delta(
+            coeffs, frame_in, frame_out, bits, method.order
+        )
+    elif method.alphabet == "mid-rise":
         quantized, alphabet = _best_of_steps(coeffs, hessian, bits, method.step_multipliers)
     elif method.alphabet == "two-sigma":
         alphabet, clipped = two_sigma_alphabet(coeffs, bits)
@@ -115,7 +127,7 @@ def quantize_weight(
     error = _synthesis(frame_in, frame_out, alphabet.values(codes) - coeffs)
     shift = -(moments.mean.float() @ error) if correct_mean and moments is not None else None
     loss, output_rel_error = _output_error(weight, error, moments, shift)
-    zero_point = alphabet.zero_point
+    zero_point, energy = alphabet.zero_point, weight.square().sum()
     return QuantizedWeight(
         frame_in=frame_in,
         frame_out=frame_out,
@@ -125,7 +137,9 @@ def quantize_weight(
         zero_points=None if zero_point is None else zero_point.T.contiguous().to(torch.uint8),
         group_size=alphabet.group_size,
         bias_shift=shift,
-        weight_rel_error=_ratio(error.square().sum(), weight.square().sum()),
+        weight_rel_error=_ratio(error.square().sum(), energy),
+        weight_rel_bound=None if bound is None else _ratio(bound.square().sum(), energy),
+        largest_state=largest_state,
         output_rel_error=output_rel_error,
         proxy_loss=loss,
     )
@@ -144,7 +158,7 @@ def _frame_hessian(
     device: torch.device,
 ) -> Tensor | None:
     """Return the damped Hessian in the frame domain, float64; None for no feedback."""
-    if method.feedback == "none":
+    if method.feedback != "ldlq":
         return None
     if moments is None:
         hessian = torch.eye(frame.dim, dtype=torch.float64, device=device)
@@ -154,6 +168,30 @@ def _frame_hessian(
     if damping is None:
         damping = _DAMPING_WITHOUT_DATA if moments is None else moments.total_damping()
     return damped(frame.transform_hessian(hessian), damping)
+
+
+def _sigma_delta(
+    coeffs: Tensor, frame_in: Frame, frame_out: Frame, bits: int, order: int
+) -> tuple[Tensor, UniformAlphabet, Tensor, float]:
+    """Return Ĉ, its alphabet, the error bound of each column or row, and the largest state.
+
+    The state runs along the reduction axis, or along the output axis where the frame is there: then
+    all rows have one step, since scales are stored by output vector.
+    """
+    along_out = isinstance(frame_in, IdentityFrame)
+    frame = frame_out if along_out else frame_in
+    if not isinstance(frame, HarmonicFrame):
+        raise ValueError(f"Sigma-Delta needs a harmonic frame, got {frame.spec}")
+    sequences = coeffs.T if along_out else coeffs
+    alphabet = range_alphabet(sequences, bits, order)
+    if along_out:
+        alphabet = replace(alphabet, step=alphabet.step.amax().expand_as(alphabet.step))
+    quantized, states = sigma_delta(sequences, alphabet, order)
+    bounds = error_bounds(frame, alphabet.step[0], states, order)
+    if along_out:
+        quantized = quantized.T
+        alphabet = replace(alphabet, step=alphabet.step[:, :1].expand(1, quantized.shape[1]))
+    return quantized, alphabet, bounds, float(states.max())
 
 
 def _rounded(coeffs: Tensor, hessian: Tensor | None, alphabet: UniformAlphabet) -> Tensor:

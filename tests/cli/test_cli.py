@@ -166,9 +166,9 @@ def test_mistakes_are_one_line_and_exit_2(
 
 
 def test_unknown_side_is_a_usage_error(folder: Path) -> None:
-    result = run("compile", folder / "mlp.onnx", "--sides", "out")
+    result = run("compile", folder / "mlp.onnx", "--sides", "left")
     assert result.exit_code == 2
-    assert "'out'" in result.stderr
+    assert "'left'" in result.stderr
 
 
 @pytest.mark.parametrize("value", ["cosine", "cosine=high", "accuracy=1"])

@@ -18,7 +18,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx_ir.tape import Tape
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
-from fqonnx.frames import Frame, FusionFrame, HadamardFrame, IdentityFrame
+from fqonnx.frames import Frame, FusionFrame, HadamardFrame, HarmonicFrame, IdentityFrame
 from fqonnx.frames.hadamard import kronecker_orders
 from fqonnx.packing import choose_block_size, pack_codes
 from fqonnx.quant import QuantizedWeight
@@ -147,6 +147,13 @@ PAIRS = (
     (IdentityFrame(40), hadamard(7)),
     (UNIFORM, hadamard(24, 1.3)),
     (FusionFrame.create(5), FusionFrame.create(1)),
+    (HarmonicFrame(1, 1), IdentityFrame(7)),
+    (HarmonicFrame(2, 3), IdentityFrame(7)),
+    (HarmonicFrame(131, 400), IdentityFrame(24)),
+    (HarmonicFrame(100, 101), IdentityFrame(24)),  # a prime number of vectors
+    (HarmonicFrame.create(384, 3.0), IdentityFrame(33)),
+    (IdentityFrame(40), HarmonicFrame(33, 99)),
+    (HarmonicFrame(24, 48), HarmonicFrame(7, 16)),
 )
 CASES = _cases()
 

@@ -1,0 +1,91 @@
+"""Sigma-Delta: the error of one coefficient goes into the next, by a fixed filter, without data.
+
+Coefficients C (num_vectors, dim_out) of a harmonic frame are taken row by row, so that the
+frame vectors of neighbouring rows are close and what is added to one cancels in the other. How far
+the result can be from the weight follows from the frame and the step alone.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fqonnx.frames import HarmonicFrame
+from fqonnx.quant.alphabet import UniformAlphabet
+
+# Largest states, in steps. Order 1: proven for a step that `range_alphabet` chose, and a little for
+# rounding. Order 2: beyond it the alphabet has been left for good.
+_LIMIT = {1: 0.501, 2: 2.0}
+
+
+def sigma_delta(coeffs: Tensor, alphabet: UniformAlphabet, order: int = 1) -> tuple[Tensor, Tensor]:
+    """Round row after row with Sigma-Delta.
+
+    Order 1 (Benedetto, Powell and Yılmaz 2006, §II; arXiv 2404.08131):
+
+        q_n = nearest(u_{n−1} + c_n),  u_n = u_{n−1} + c_n − q_n
+
+    Order 2 adds the sum v_n = v_{n−1} + u_n to what is rounded, so that c − q is the second
+    difference of v. At 1 bit half of v, which the two levels can follow (Yılmaz 2002).
+
+    Args:
+        coeffs: C (num_vectors, dim_out).
+        alphabet: The levels (see `range_alphabet`).
+        order: 1 or 2.
+
+    Returns:
+        Ĉ (num_vectors, dim_out) and the largest |u|, or |v| for order 2, of each column (dim_out,)
+        in steps.
+
+    Raises:
+        OverflowError: The state has left its bounds: the scheme is unstable.
+    """
+    quantized = torch.empty_like(coeffs)
+    first, second, largest = (torch.zeros_like(coeffs[0]) for _ in range(3))
+    share = 0.5 if alphabet.bits == 1 else 1.0
+    for n, row in enumerate(coeffs):
+        target = row + first
+        if order == 2:
+            target = target + share * second
+        quantized[n] = alphabet.nearest(target[None], n)[0]
+        first = first + row - quantized[n]
+        second = second + first
+        largest = torch.maximum(largest, (first if order == 1 else second).abs())
+    step = alphabet.step[0]
+    states = torch.where(step > 0, largest / step, 0.0)
+    if float(states.max()) > _LIMIT[order]:
+        raise OverflowError(
+            f"Sigma-Delta of order {order} is unstable at {alphabet.bits} bits: its state reached "
+            f"{float(states.max()):.3g} steps, stable is up to {_LIMIT[order]:.1f}"
+        )
+    return quantized, states
+
+
+def error_bounds(frame: HarmonicFrame, step: Tensor, states: Tensor, order: int = 1) -> Tensor:
+    """Return how far each reconstructed column can be from the original, ‖w − ŵ‖ (dim_out,).
+
+    Order 1, for the unit-norm frame vectors e and their step δ = √(N/d)·step (Benedetto, Powell and
+    Yılmaz 2006, §III; arXiv 2404.08131):
+
+        ‖w − ŵ‖ ≤ (δ·d/2N)·(σ(F, p) + b)
+
+    b is 2 there and 1 here, since the state begins at zero; it is 0 where the frame vectors sum to
+    zero and N is even, which brings the state back to zero. Order 2: the same summation by parts,
+    twice, with the largest state that was met in place of ½.
+
+    Args:
+        frame: The frame of the coefficients, in its natural order.
+        step: Steps of the columns (dim_out,).
+        states: Largest states of the columns in steps (dim_out,): what `sigma_delta` returned.
+        order: 1 or 2.
+    """
+    delta = step.double() * math.sqrt(frame.num_vectors / frame.dim)
+    scale = frame.dim / frame.num_vectors
+    if order == 1:
+        returns = frame.is_zero_sum and frame.num_vectors % 2 == 0
+        return delta / 2.0 * scale * (frame.variation() + (0.0 if returns else 1.0))
+    # The last two terms are e_{N−1} − 2·e_N and e_N.
+    boundary = 1.0 + (math.sqrt(5.0 - 4.0 * frame.inner_product(1)) if frame.num_vectors > 1 else 0)
+    return states.double() * delta * scale * (frame.variation(2) + boundary)
