@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -113,7 +114,9 @@ def quantize_weight(
             coeffs, frame_in, frame_out, bits, method.order
         )
     elif method.alphabet == "mid-rise":
-        quantized, alphabet = _best_of_steps(coeffs, hessian, bits, method.step_multipliers)
+        wider = _widening(bits, frame_in.redundancy)
+        multipliers = [wider * multiplier for multiplier in method.step_multipliers]
+        quantized, alphabet = _best_of_steps(coeffs, hessian, bits, multipliers)
     elif method.alphabet == "two-sigma":
         alphabet, clipped = two_sigma_alphabet(coeffs, bits)
         quantized = _rounded(clipped, hessian, alphabet)
@@ -198,8 +201,18 @@ def _rounded(coeffs: Tensor, hessian: Tensor | None, alphabet: UniformAlphabet) 
     return alphabet.nearest(coeffs) if hessian is None else ldlq(coeffs, hessian, alphabet)
 
 
+def _widening(bits: int, redundancy: float) -> float:
+    """Return what the best step is of that for lone coefficients, where errors cancel in a frame.
+
+    Two levels have to hold what feedback adds to a coefficient. This fits the best steps at
+    redundancy 1 to 4, measured on Gaussian weights; with more levels they differ by less than those
+    that are tried.
+    """
+    return 2.1 - 1.1 / redundancy if bits == 1 else 1.0
+
+
 def _best_of_steps(
-    coeffs: Tensor, hessian: Tensor | None, bits: int, multipliers: tuple[float, ...]
+    coeffs: Tensor, hessian: Tensor | None, bits: int, multipliers: Sequence[float]
 ) -> tuple[Tensor, UniformAlphabet]:
     """Round with each step in turn; return the best per column, Ĉ and its alphabet."""
     least = torch.full_like(coeffs[0], torch.inf)

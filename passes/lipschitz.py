@@ -1,0 +1,207 @@
+"""What operators do to the norm of a value and to that of its error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from fqonnx.passes.constants import constant
+from fqonnx.passes.norms import Affine, Bounds, LayerNorms, operator_norm
+
+
+class UnboundedError(Exception):
+    """Why a value has no bound."""
+
+
+# Lipschitz constants of functions that are zero at zero.
+_FACTORS = {
+    **dict.fromkeys(("Relu", "Tanh", "Softsign", "Abs", "Neg"), 1.0),
+    **dict.fromkeys(("Identity", "Dropout", "Flatten", "Reshape", "Transpose"), 1.0),
+    **dict.fromkeys(("Squeeze", "Unsqueeze", "Slice", "GlobalMaxPool"), 1.0),
+    "HardSwish": 1.5,
+    "Gelu": 1.13,
+    "Erf": 2.0 / math.sqrt(math.pi),
+}
+
+
+class Rules:
+    """The rules of the operators, for one graph.
+
+    Args:
+        layers: Norms of the quantized layers, by the node that multiplies by the weight.
+        batch: What stands for the number of samples in a shape.
+    """
+
+    def __init__(self, layers: Mapping[ir.Node, LayerNorms], batch: Collection[object]) -> None:
+        self.layers = layers
+        self.batch = batch
+
+    def apply(self, node: ir.Node, inputs: Sequence[Bounds | None]) -> Bounds:
+        """Return the bounds of a node's outputs.
+
+        Args:
+            node: The node.
+            inputs: Bounds of its inputs; None for constants and absent ones, but not for all.
+
+        Raises:
+            UnboundedError: Nothing is known of the operator, or of a size that matters.
+        """
+        x, *others = (bounds for bounds in inputs if bounds is not None)
+        if node in self.layers:
+            return self._layer(node, x, self.layers[node])
+        if node.domain == "":
+            if node.op_type in ("Add", "Sub"):
+                return self._sum(node, inputs)
+            if node.op_type == "Mul" and not others:
+                return self._scale(node, x, inputs.index(None))
+            if inputs[0] is x and not others:
+                if node.op_type in _FACTORS:
+                    return x * _FACTORS[node.op_type]
+                if node.op_type in _RULES:
+                    return _RULES[node.op_type](self, node, x)
+        raise UnboundedError(
+            f"no Lipschitz constant is known for {node.op_type} node {node.name!r} of these inputs"
+        )
+
+    def _layer(self, node: ir.Node, x: Bounds, layer: LayerNorms) -> Bounds:
+        positions = 1.0
+        if layer.bias or layer.bias_error:
+            output = node.outputs[0]
+            assert output.shape is not None
+            channels = output.shape[1 if node.op_type == "Conv" else -1]
+            positions = self._elements(output) / int(channels)
+        reach = _overlap(node) if node.op_type == "Conv" else 1.0
+        return layer.apply(x, reach, positions)
+
+    def _matmul(self, node: ir.Node, x: Bounds) -> Bounds:
+        return self._layer(node, x, LayerNorms(operator_norm(_matrix(node, 1))))
+
+    def _conv(self, node: ir.Node, x: Bounds) -> Bounds:
+        weight = _array(node, 1)
+        groups = np.split(weight.reshape(len(weight), -1), node.attributes.get_int("group", 1))
+        bias = float(np.linalg.norm(_array(node, 2))) if len(node.inputs) > 2 else 0.0
+        return self._layer(node, x, LayerNorms(max(map(operator_norm, groups)), bias=bias))
+
+    def _batch_norm(self, node: ir.Node, x: Bounds) -> Bounds:
+        scale, shift, mean, variance = (_array(node, i).astype(np.float64) for i in range(1, 5))
+        factor = scale / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+        constant_part = float(np.linalg.norm(shift - factor * mean))
+        positions = self._elements(node.outputs[0]) / len(scale)
+        return (x * float(np.abs(factor).max())).plus_constant(constant_part * math.sqrt(positions))
+
+    def _scale(self, node: ir.Node, x: Bounds, constant_index: int) -> Bounds:
+        factor = float(np.abs(_array(node, constant_index)).max())
+        return x * (factor * self._repeats(node.inputs[1 - constant_index], node.outputs[0]))
+
+    def _divide(self, node: ir.Node, x: Bounds) -> Bounds:
+        divisor = float(np.abs(_array(node, 1)).min())
+        return x * (self._repeats(node.inputs[0], node.outputs[0]) / divisor)
+
+    def _sigmoid(self, node: ir.Node, x: Bounds) -> Bounds:
+        return (x * 0.25).limited(math.sqrt(self._elements(node.outputs[0])))
+
+    def _softmax(self, node: ir.Node, x: Bounds) -> Bounds:
+        return x.limited(math.sqrt(self._elements(node.outputs[0])))
+
+    def _sum(self, node: ir.Node, inputs: Sequence[Bounds | None]) -> Bounds:
+        total = Bounds(Affine(0.0), Affine(0.0))
+        for i, (value, bounds) in enumerate(zip(node.inputs, inputs, strict=True)):
+            if bounds is not None:
+                total = total + bounds * self._repeats(value, node.outputs[0])
+            else:
+                array = _array(node, i)
+                repeats = math.sqrt(self._elements(node.outputs[0]) / array.size)
+                total = total.plus_constant(float(np.linalg.norm(array)) * repeats)
+        return total
+
+    def _mean(self, node: ir.Node, x: Bounds) -> Bounds:
+        return x * self._repeats(node.inputs[0], node.outputs[0])  # 1/√ of what a mean is over
+
+    def _elements(self, value: ir.Value | None) -> float:
+        """Return the entries of a value that one sample has."""
+        sizes = [] if value is None or value.shape is None else list(value.shape)
+        sizes = [1 if size in self.batch else size for size in sizes]
+        if value is None or value.shape is None or not all(isinstance(s, int) for s in sizes):
+            raise UnboundedError(f"the size of {value.name if value else None!r} is not known")
+        return float(math.prod(int(size) for size in sizes))
+
+    def _repeats(self, x: ir.Value | None, y: ir.Value) -> float:
+        """Return √ of how many entries of y there are for one of x."""
+        if x is not None and x.shape is not None and x.shape == y.shape:
+            return 1.0
+        return math.sqrt(self._elements(y) / self._elements(x))
+
+
+def _leaky(_: Rules, node: ir.Node, x: Bounds) -> Bounds:
+    defaults = {"LeakyRelu": 0.01, "Elu": 1.0, "Celu": 1.0}
+    return x * max(1.0, abs(node.attributes.get_float("alpha", defaults[node.op_type])))
+
+
+def _clip(_: Rules, node: ir.Node, x: Bounds) -> Bounds:
+    low = float(_array(node, 1)) if len(node.inputs) > 1 and node.inputs[1] else -math.inf
+    high = float(_array(node, 2)) if len(node.inputs) > 2 and node.inputs[2] else math.inf
+    if not low <= 0.0 <= high:
+        raise UnboundedError(f"Clip node {node.name!r} does not keep zero")
+    return x
+
+
+def _pool(_: Rules, node: ir.Node, x: Bounds) -> Bounds:
+    return x * _overlap(node)
+
+
+_RULES: dict[str, Callable[[Rules, ir.Node, Bounds], Bounds]] = {
+    "MatMul": Rules._matmul,
+    "Conv": Rules._conv,
+    "BatchNormalization": Rules._batch_norm,
+    "Div": Rules._divide,
+    "Sigmoid": Rules._sigmoid,
+    "Softmax": Rules._softmax,
+    "ReduceMean": Rules._mean,
+    "GlobalAveragePool": Rules._mean,
+    "LeakyRelu": _leaky,
+    "Elu": _leaky,
+    "Celu": _leaky,
+    "Clip": _clip,
+    "MaxPool": _pool,
+    "AveragePool": _pool,
+}
+
+
+def _overlap(node: ir.Node) -> float:
+    """Return √ of in how many windows an entry can be.
+
+    Windows s apart have an entry at k places d apart in at most ⌈k·gcd(d, s)/s⌉ of them.
+    """
+    kernel = node.attributes.get_ints("kernel_shape", ())
+    if not kernel:
+        weight = node.inputs[1]
+        assert weight is not None
+        assert weight.shape is not None
+        kernel = [int(size) for size in list(weight.shape)[2:]]
+    ones = [1] * len(kernel)
+    steps = zip(
+        kernel,
+        node.attributes.get_ints("strides", ones),
+        node.attributes.get_ints("dilations", ones),
+        strict=True,
+    )
+    return math.sqrt(math.prod(-(-k * math.gcd(d, s) // s) for k, s, d in steps))
+
+
+def _array(node: ir.Node, index: int) -> NDArray[np.generic]:
+    value = node.inputs[index]
+    tensor = constant(value)
+    if tensor is None:
+        raise UnboundedError(f"{value.name if value else None!r} of node {node.name!r} is not constant")
+    return tensor.numpy()
+
+
+def _matrix(node: ir.Node, index: int) -> NDArray[np.generic]:
+    array = _array(node, index)
+    if array.ndim != 2:
+        raise UnboundedError(f"the weight of node {node.name!r} has {array.ndim} dimensions")
+    return array
