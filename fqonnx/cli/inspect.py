@@ -69,7 +69,8 @@ def _compiled_table(nodes: list[ir.Node]) -> Table:
         )
         frames = [node.attributes.get_string(f"frame_{side}", "") for side in ("in", "out")]
         # codes, scales, zero points and signs; the activation and the bias are the model's own
-        packed = [v.const_value for v in node.inputs[1:6] if v is not None]
+        inputs = node.inputs if node.op_type == "FrameDequant" else node.inputs[1:6]
+        packed = [v.const_value for v in inputs if v is not None]
         stored = sum(tensor.nbytes for tensor in packed if tensor is not None)
         table.add_row(
             escape(name),

@@ -12,6 +12,7 @@ import torch
 from fqonnx.calibrate import Samples, collect_moments, merge_moments
 from fqonnx.errors import DataError, ModelError
 from fqonnx.model_file import load_model
+from fqonnx.passes import LayerInput
 from fqonnx.progress import silent
 from fqonnx.quant import Moments
 from support import model_from_text
@@ -43,7 +44,9 @@ def collect(
     **options: Any,
 ) -> dict[str, Moments]:
     arguments = {"device": "cpu", "track": silent, "where": "model.onnx"} | options
-    return collect_moments(model, values, data, mask_input=mask_input, **arguments)
+    inputs = [LayerInput(*value) for value in values]
+    found = collect_moments(model, inputs, data, mask_input=mask_input, **arguments)
+    return {value.name: moments for value, moments in found.items()}
 
 
 def assert_moments_of(moments: Moments, rows: np.ndarray) -> None:

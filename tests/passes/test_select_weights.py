@@ -203,7 +203,7 @@ def test_sum_that_only_a_subgraph_makes_is_no_bias() -> None:
 def test_operators_that_are_not_linear_are_kept() -> None:
     model = model_from_text(
         f"""{HEADER} g (float[N, 32, 9] x, int64[N] i) => (float[N, 32, 9] y, float[N, 32] z) {{
-            [conv] y = Conv(x, kernel)
+            [conv] y = ConvTranspose(x, kernel)
             [gather] z = Gather(table, i)
         }}""",
         kernel=weight(32, 32, 1),
@@ -211,12 +211,12 @@ def test_operators_that_are_not_linear_are_kept() -> None:
     )
     kept = select(model).kept
     assert [(k.name, k.op_type, k.shape) for k in kept] == [
-        ("conv", "Conv", (32, 32, 1)),
+        ("conv", "ConvTranspose", (32, 32, 1)),
         ("gather", "Gather", (64, 32)),
     ]
     assert [k.reason for k in kept] == [
-        "Conv is not a linear layer; MatMul and Gemm are quantized",
-        "Gather is not a linear layer; MatMul and Gemm are quantized",
+        "ConvTranspose is not a linear layer; MatMul, Gemm and Conv are quantized",
+        "Gather is not a linear layer; MatMul, Gemm and Conv are quantized",
     ]
 
 
