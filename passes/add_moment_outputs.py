@@ -47,10 +47,10 @@ class AddMomentOutputsPass(ir.passes.InPlacePass):
         mask = by_name[self.mask_input] if self.mask_input is not None else None
         graph.outputs.clear()
         tape = Tape(graph)
-        for value, output_name in zip(self.values, self.output_names, strict=True):
-            output = _moments(tape, by_name[value.name], value, mask, output_name)
+        for source, output_name in zip(self.values, self.output_names, strict=True):
+            output = _moments(tape, by_name[source.name], source, mask, output_name)
             output.name = output_name
-            output.dtype, output.shape = ir.DataType.FLOAT, ir.Shape((value.dim + 1,) * 2)
+            output.dtype, output.shape = ir.DataType.FLOAT, ir.Shape((source.dim + 1,) * 2)
             graph.outputs.append(output)
         names = Names(graph)
         for node in tape.nodes:
@@ -62,13 +62,13 @@ class AddMomentOutputsPass(ir.passes.InPlacePass):
 
 
 def _moments(
-    tape: Tape, x: ir.Value, value: LayerInput, mask: ir.Value | None, prefix: str
+    tape: Tape, x: ir.Value, source: LayerInput, mask: ir.Value | None, prefix: str
 ) -> ir.Value:
-    if value.convolution is not None:
-        x = unfold(tape, x, value.convolution)
-        if value.convolution.group > 1:  # the mask has one entry for the rows of all groups
+    if source.convolution is not None:
+        x = unfold(tape, x, source.convolution)
+        if source.convolution.group > 1:  # the mask has one entry for the rows of all groups
             mask = None
-    rows = tape.op("Reshape", [x, record_ints(tape, -1, value.dim)])
+    rows = tape.op("Reshape", [x, record_ints(tape, -1, source.dim)])
     rows = tape.op("Cast", [rows], {"to": ir.DataType.FLOAT})
     counts = _counts(tape, x, rows, mask, prefix)
     if mask is not None:  # not a product: padding may hold NaN or infinity

@@ -6,6 +6,7 @@ that of the product, (dim_in, dim_out), is the weight flattened behind its first
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -41,7 +42,7 @@ class Convolution:
     auto_pad: str
 
     @classmethod
-    def of(cls, node: ir.Node, weight_shape: tuple[int, ...]) -> Convolution:
+    def of(cls, node: ir.Node, weight_shape: Sequence[int]) -> Convolution:
         """Return that of a Conv whose weight has the shape (dim_out, channels / group, *kernel)."""
         _, channels, *kernel = weight_shape
         ones, attributes = (1,) * len(kernel), node.attributes
@@ -87,7 +88,7 @@ def unfold(tape: Tape, x: ir.Value, convolution: Convolution) -> ir.Value:
     axes, taps = len(convolution.kernel), prod(convolution.kernel)
     one_hot = np.eye(taps, dtype=np.float32).reshape(taps, 1, *convolution.kernel)
     kernels = np.tile(one_hot, (convolution.channels, *(1,) * (axes + 1)))
-    attributes = {
+    attributes: dict[str, int | str | tuple[int, ...]] = {
         "group": convolution.channels,
         "kernel_shape": convolution.kernel,
         "strides": convolution.strides,

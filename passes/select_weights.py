@@ -176,9 +176,10 @@ def _weight_tensor(node: ir.Node) -> ir.TensorProtocol | None:
 def _layer(node: ir.Node, name: str) -> LinearLayer:
     weight = node.inputs[1]
     assert weight is not None
+    assert weight.const_value is not None
     if node.op_type == "Conv":
         bias = node.inputs[2] if len(node.inputs) > 2 else None
-        convolution = Convolution.of(node, tuple(weight.shape))
+        convolution = Convolution.of(node, weight.const_value.shape.numpy())
         return LinearLayer(name, _op_type(node), node, None, weight, bias, convolution)
     add, bias = _bias(node)
     return LinearLayer(name, _op_type(node), node, add, weight, bias)
