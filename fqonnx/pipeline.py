@@ -67,7 +67,7 @@ def compile_model(
     calibration: Path | str = "synthetic",
     track: Track = silent,
 ) -> CompileReport:
-    """Quantize the linear layers of an ONNX model and compare the result with the original.
+    """Quantize the layers of an ONNX model and compare the result with the original.
 
     Args:
         model_path: The float model.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import onnx_ir as ir
 import torch
 
@@ -14,6 +13,7 @@ from fqonnx.config import CompileConfig, Method, Sides
 from fqonnx.errors import ModelError
 from fqonnx.frames import Frame, FusionFrame, HadamardFrame, HarmonicFrame, IdentityFrame
 from fqonnx.passes import (
+    LayerInput,
     LinearLayer,
     QuantizeWeightsPass,
     Replacement,
@@ -21,6 +21,7 @@ from fqonnx.passes import (
     Unquantized,
     stages,
 )
+from fqonnx.passes.constants import constant
 from fqonnx.progress import Track, timed
 from fqonnx.quant import Moments, QuantizedWeight, quantize_weight
 
@@ -61,7 +62,8 @@ def quantize_layers(
     """Calibrate, quantize and rewrite layers, stage by stage if the configuration is sequential.
 
     Args:
-        model: The model that the layers belong to; their nodes become FrameMatMul.
+        model: The model that the layers belong to; their nodes become FrameMatMul, or read
+            their weights from FrameDequant.
         layers: What to quantize.
         samples: What to calibrate on; None for no calibration.
         mask_input: The input whose zeros mark padding.
@@ -83,13 +85,13 @@ def quantize_layers(
     for stage in stages(model, units) if staged else [units]:
         done: list[Replacement] = []
         for group in _rounds(stage):
-            moments: dict[str, Moments] = {}
+            moments: dict[LayerInput, Moments] = {}
             with timed(timing, "calibrate_s"):
                 if samples is not None:
-                    values = {str(layer.x.name): layer.dim_in for unit in group for layer in unit}
+                    values = dict.fromkeys(layer.input for unit in group for layer in unit)
                     moments = collect_moments(
                         model,
-                        list(values.items()),
+                        list(values),
                         samples,
                         mask_input=mask_input,
                         device=config.device,
@@ -99,8 +101,10 @@ def quantize_layers(
                     scarce |= _scarce(group, moments)
             with timed(timing, "quantize_s"):
                 for unit in track(group, "Quantizing"):
-                    names = (str(layer.x.name) for layer in unit)
-                    parts = None if samples is None else [moments[n] for n in names if n in moments]
+                    inputs = (layer.input for layer in unit)
+                    parts = (
+                        None if samples is None else [moments[i] for i in inputs if i in moments]
+                    )
                     outcome = _quantize_unit(unit, parts, config, seeds[unit])
                     if isinstance(outcome, str):
                         result.failed.extend(_kept(layer, outcome) for layer in unit)
@@ -125,13 +129,15 @@ def _kept(layer: LinearLayer, reason: str) -> Unquantized:
     return Unquantized(layer.name, layer.op_type, (layer.dim_in, layer.dim_out), reason)
 
 
-def _scarce(units: Sequence[Unit], moments: dict[str, Moments]) -> dict[str, tuple[int, int]]:
+def _scarce(
+    units: Sequence[Unit], moments: dict[LayerInput, Moments]
+) -> dict[str, tuple[int, int]]:
     """Return rows and inputs of layers with fewer calibration rows than inputs."""
     return {
         layer.name: (found.count, layer.dim_in)
         for unit in units
         for layer in unit
-        if (found := moments.get(str(layer.x.name))) and found.count < layer.dim_in
+        if (found := moments.get(layer.input)) and found.count < layer.dim_in
     }
 
 
@@ -146,14 +152,14 @@ def _by_weight(layers: Sequence[LinearLayer]) -> list[Unit]:
 def _rounds(units: Sequence[Unit]) -> Iterator[list[Unit]]:
     """Split units into rounds whose Hessians fit into memory, one for each distinct input."""
     group: list[Unit] = []
-    dims: dict[str, int] = {}
+    inputs: set[LayerInput] = set()
     for unit in units:
-        new = {str(layer.x.name): layer.dim_in for layer in unit} | dims
-        if group and sum(8 * dim**2 for dim in new.values()) > _HESSIAN_BYTES and new != dims:
+        new = {layer.input for layer in unit} | inputs
+        if group and sum(8 * i.dim**2 for i in new) > _HESSIAN_BYTES and new != inputs:
             yield group
-            group, new = [], {str(layer.x.name): layer.dim_in for layer in unit}
+            group, new = [], {layer.input for layer in unit}
         group.append(unit)
-        dims = new
+        inputs = new
     if group:
         yield group
 
@@ -165,9 +171,7 @@ def _quantize_unit(
     if moments is not None and not moments:
         return "no calibration sample has a row for it"
     layer = unit[0]
-    tensor = layer.weight.const_value
-    assert tensor is not None
-    weight = torch.from_numpy(tensor.numpy().astype(np.float32)).to(config.device)
+    weight = torch.from_numpy(layer.matrix()).to(config.device)
     if not bool(weight.isfinite().all()):
         raise ModelError(
             f"weight {layer.weight.name!r} of {layer.name!r}",
@@ -188,7 +192,8 @@ def _quantize_unit(
                 method.corrects_mean
                 and config.bits >= _LEAST_BITS_FOR_MEAN
                 and len(unit) == 1
-                and layer.bias is not None
+                and constant(layer.bias) is not None
+                and not layer.has_groups  # whose rows are pooled: no output has their mean
             ),
         )
     except OverflowError as error:

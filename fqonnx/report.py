@@ -21,7 +21,8 @@ class LayerReport:
     Attributes:
         name: Module path or node name.
         op_type: The operator in the float model.
-        dim_in: Rows of the weight, or None where it has no constant 2-D one.
+        dim_in: Rows of the weight, for a convolution the weights of an output channel; None where a
+            node that stays float has no constant 2-D one.
         dim_out: Columns of the weight.
         status: ``quantized`` or ``float``.
         reason: Why it stayed float.

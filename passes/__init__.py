@@ -3,9 +3,10 @@
 from fqonnx.passes.add_moment_outputs import AddMomentOutputsPass
 from fqonnx.passes.fold_weights import FoldWeightsPass
 from fqonnx.passes.inline_frame_ops import InlineFrameOpsPass
+from fqonnx.passes.linear_layer import LayerInput, LinearLayer
 from fqonnx.passes.normalize_linear import NormalizeLinearPass
 from fqonnx.passes.quantize_weights import QuantizeWeightsPass, Replacement
-from fqonnx.passes.select_weights import LinearLayer, SelectWeightsPass, Unquantized
+from fqonnx.passes.select_weights import SelectWeightsPass, Unquantized
 from fqonnx.passes.stages import Unit, stages
 from fqonnx.passes.verify import VerifyPass
 
@@ -13,6 +14,7 @@ __all__ = [
     "AddMomentOutputsPass",
     "FoldWeightsPass",
     "InlineFrameOpsPass",
+    "LayerInput",
     "LinearLayer",
     "NormalizeLinearPass",
     "QuantizeWeightsPass",

@@ -13,24 +13,28 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnx_ir.tape import Tape
 
-from fqonnx.passes.constants import Names
+from fqonnx.passes.constants import Names, record_constant, record_ints
+from fqonnx.passes.convolution import unfold
+from fqonnx.passes.linear_layer import LayerInput
 
 
 class AddMomentOutputsPass(ir.passes.InPlacePass):
-    """Make the model return, for each activation x (..., dim), its sum of [x, 1]ᵀ[x, 1].
+    """Make the model return, for the rows x of each layer input, their sum of [x, 1]ᵀ[x, 1].
 
     The other outputs go: what only they needed is not run. ``output_names`` holds the new ones, in
-    the order of ``values``, each float32 (dim + 1, dim + 1).
+    the order of ``values``, each float32 (dim + 1, dim + 1). The rows of a grouped
+    convolution are those of all its groups, which share one Hessian.
 
     Args:
-        values: Names of activations, and their last dimension.
+        values: What the rows are of.
         mask_input: Name of a graph input whose zeros mark padding. Rows of an activation count
             where the mask is not zero, if the activation is (batch, length, dim) of a mask
             (batch, length), or (length, batch, dim) by the names of its axes, or (rows, dim) with
-            one row for each entry of the mask; else all count. Sizes are compared at run time.
+            one row for each entry of the mask; else all count. Sizes are compared at run time. The
+            activation of a convolution is its patches (batch, *sizes, dim).
     """
 
-    def __init__(self, values: Sequence[tuple[str, int]], mask_input: str | None = None) -> None:
+    def __init__(self, values: Sequence[LayerInput], mask_input: str | None = None) -> None:
         super().__init__()
         self.values = tuple(values)
         self.mask_input = mask_input
@@ -43,10 +47,10 @@ class AddMomentOutputsPass(ir.passes.InPlacePass):
         mask = by_name[self.mask_input] if self.mask_input is not None else None
         graph.outputs.clear()
         tape = Tape(graph)
-        for (name, dim), output_name in zip(self.values, self.output_names, strict=True):
-            output = _moments(tape, by_name[name], dim, mask, output_name)
+        for source, output_name in zip(self.values, self.output_names, strict=True):
+            output = _moments(tape, by_name[source.name], source, mask, output_name)
             output.name = output_name
-            output.dtype, output.shape = ir.DataType.FLOAT, ir.Shape((dim + 1, dim + 1))
+            output.dtype, output.shape = ir.DataType.FLOAT, ir.Shape((source.dim + 1,) * 2)
             graph.outputs.append(output)
         names = Names(graph)
         for node in tape.nodes:
@@ -57,12 +61,18 @@ class AddMomentOutputsPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=True)
 
 
-def _moments(tape: Tape, x: ir.Value, dim: int, mask: ir.Value | None, prefix: str) -> ir.Value:
-    rows = tape.op("Reshape", [x, _ints(tape, -1, dim)])
+def _moments(
+    tape: Tape, x: ir.Value, source: LayerInput, mask: ir.Value | None, prefix: str
+) -> ir.Value:
+    if source.convolution is not None:
+        x = unfold(tape, x, source.convolution)
+        if source.convolution.group > 1:  # the mask has one entry for the rows of all groups
+            mask = None
+    rows = tape.op("Reshape", [x, record_ints(tape, -1, source.dim)])
     rows = tape.op("Cast", [rows], {"to": ir.DataType.FLOAT})
     counts = _counts(tape, x, rows, mask, prefix)
     if mask is not None:  # not a product: padding may hold NaN or infinity
-        rows = tape.op("Where", [counts, rows, _constant(tape, np.float32(0))])
+        rows = tape.op("Where", [counts, rows, record_constant(tape, np.float32(0))])
     ones = tape.op("Cast", [counts], {"to": ir.DataType.FLOAT})
     augmented = tape.op("Concat", [rows, ones], {"axis": 1})
     return tape.op("MatMul", [tape.op("Transpose", [augmented], {"perm": [1, 0]}), augmented])
@@ -72,14 +82,16 @@ def _counts(
     tape: Tape, x: ir.Value, rows: ir.Value, mask: ir.Value | None, prefix: str
 ) -> ir.Value:
     """Return which rows count, bool (rows, 1)."""
-    first = tape.op("Slice", [tape.op("Shape", [rows]), _ints(tape, 0), _ints(tape, 1)])
-    shape = tape.op("Concat", [first, _ints(tape, 1)], {"axis": 0})
+    first = tape.op("Slice", [tape.op("Shape", [rows]), record_ints(tape, 0), record_ints(tape, 1)])
+    shape = tape.op("Concat", [first, record_ints(tape, 1)], {"axis": 0})
     if mask is None:
-        return tape.op("Expand", [_constant(tape, np.bool_(True)), shape])
+        return tape.op("Expand", [record_constant(tape, np.bool_(True)), shape])
     if _is_sequence_first(x, mask):
         mask = tape.op("Transpose", [mask], {"perm": [1, 0]})
     if x.shape is not None and len(x.shape) == 3:
-        batch = tape.op("Slice", [tape.op("Shape", [x]), _ints(tape, 0), _ints(tape, 2)])
+        batch = tape.op(
+            "Slice", [tape.op("Shape", [x]), record_ints(tape, 0), record_ints(tape, 2)]
+        )
         same = tape.op("Equal", [batch, tape.op("Shape", [mask])])
         smallest = tape.op(
             "ReduceMin", [tape.op("Cast", [same], {"to": ir.DataType.INT32})], {"keepdims": 0}
@@ -89,11 +101,11 @@ def _counts(
         fits = tape.op("Equal", [tape.op("Squeeze", [first]), tape.op("Size", [mask])])
 
     def from_mask(branch: Tape) -> ir.Value:
-        entries = branch.op("Reshape", [mask, _ints(branch, -1, 1)])
+        entries = branch.op("Reshape", [mask, record_ints(branch, -1, 1)])
         return branch.op("Cast", [entries], {"to": ir.DataType.BOOL})
 
     def all_true(branch: Tape) -> ir.Value:
-        return branch.op("Expand", [_constant(branch, np.bool_(True)), shape])
+        return branch.op("Expand", [record_constant(branch, np.bool_(True)), shape])
 
     branches = {
         name: _branch(build, f"{prefix}_{name}")
@@ -117,11 +129,3 @@ def _branch(build: Callable[[Tape], ir.Value], prefix: str) -> ir.Graph:
     for i, node in enumerate(tape.nodes):  # names of a subgraph must be free in the outer graph
         node.name = node.outputs[0].name = f"{prefix}_{i}"
     return ir.Graph([], [output], nodes=tape.nodes, name=prefix)
-
-
-def _constant(tape: Tape, value: np.generic) -> ir.Value:
-    return tape.op("Constant", [], {"value": ir.tensor(np.asarray(value))})
-
-
-def _ints(tape: Tape, *values: int) -> ir.Value:
-    return tape.op("Constant", [], {"value": ir.tensor(np.asarray(values, np.int64))})

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from onnx_ir.tape import Tape
 
 DERIVED_FROM = "fqonnx.derived_from"  # in Value.meta: the initializer of the user's file
 
@@ -95,6 +96,16 @@ def derive_initializer(
     value = add_initializer(graph, name, lazy)
     value.meta[DERIVED_FROM] = source.meta.get(DERIVED_FROM, source.name)
     return value
+
+
+def record_constant(tape: Tape, value: ArrayLike) -> ir.Value:
+    """Record a Constant of the array's own type."""
+    return tape.op("Constant", [], {"value": ir.tensor(np.asarray(value))})
+
+
+def record_ints(tape: Tape, *values: int) -> ir.Value:
+    """Record a Constant vector of int64, as shapes and axes are."""
+    return record_constant(tape, np.asarray(values, np.int64))
 
 
 def remove_if_unused(graph: ir.Graph, value: ir.Value) -> None:

@@ -11,12 +11,12 @@ import onnx_ir as ir
 
 from fqonnx.passes.constants import add_initializer, constant, derive_initializer, remove_if_unused
 
-_LINEAR = {"MatMul", "Gemm", "Add"}
+_LINEAR = {"MatMul", "Gemm", "Conv", "Add"}
 FOLDED = {"Constant", "Identity", "Cast", "Transpose"}
 
 
 class FoldWeightsPass(ir.passes.InPlacePass):
-    """Fold the constant nodes in front of MatMul, Gemm and their biases (main graph)."""
+    """Fold the constant nodes in front of MatMul, Gemm, Conv and their biases (main graph)."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fold; ``modified`` tells whether any node went."""

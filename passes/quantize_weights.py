@@ -1,4 +1,8 @@
-"""Put FrameMatMul nodes with packed weights in the place of float layers."""
+"""Put packed weights in the place of float ones.
+
+A layer whose rows are a view of its activation becomes a FrameMatMul. Any other convolution stays
+and reads its weight from a FrameDequant.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +16,19 @@ from onnx_ir.tape import Tape
 
 from fqonnx.frames import SignedFrame
 from fqonnx.packing import choose_block_size, pack_codes, pack_signs
-from fqonnx.passes.constants import Names, add_initializer, remove_if_unused
-from fqonnx.passes.select_weights import LinearLayer
+from fqonnx.passes.constants import Names, add_initializer, record_ints, remove_if_unused
+from fqonnx.passes.convolution import channels_first, row_view
+from fqonnx.passes.linear_layer import LinearLayer
 from fqonnx.quant import QuantizedWeight
 from fqonnx.runtime_ops import DOMAIN, OPSET_VERSION, FrameOpSpec, build_function
+from fqonnx.runtime_ops.spec import OpType
 
 _OVERLOADS_IR_VERSION = 10  # the first whose functions have overloads
 
 
 @dataclass(frozen=True)
 class Replacement:
-    """A quantized weight and the layers that share it.
+    """A quantized weight and the layers that share it, in graph order.
 
     ``quantized.bias_shift`` is added to the bias of the layer, of which there is one then.
     """
@@ -32,7 +38,7 @@ class Replacement:
 
 
 class QuantizeWeightsPass(ir.passes.InPlacePass):
-    """Replace layers, add the functions of their operators, drop float weights nobody reads.
+    """Rewrite layers, add the functions of their operators, drop float weights nobody reads.
 
     Args:
         replacements: What goes where. The layers belong to the model that the pass is called on.
@@ -50,10 +56,17 @@ class QuantizeWeightsPass(ir.passes.InPlacePass):
         names = Names(model.graph)
         for replacement in self.replacements:
             packed, stored = _add_packed(model.graph, names, replacement)
+            if all(layer.is_row_product for layer in replacement.layers):
+                for layer in replacement.layers:
+                    self._replace(model, names, layer, replacement.quantized, packed)
+            else:
+                self._dequantize(model, names, replacement, packed)
             for layer in replacement.layers:
-                self._replace(model, names, layer, replacement.quantized, packed)
                 self.stored_bytes[layer.name] = stored
                 stored = 0
+                for value in (layer.weight, layer.bias):
+                    if value is not None:
+                        remove_if_unused(model.graph, value)
         return ir.passes.PassResult(model, modified=bool(self.replacements))
 
     def _replace(
@@ -64,48 +77,84 @@ class QuantizeWeightsPass(ir.passes.InPlacePass):
         quantized: QuantizedWeight,
         packed: dict[str, ir.Value],
     ) -> None:
-        graph = model.graph
-        bias = layer.bias
-        if bias is not None and quantized.bias_shift is not None:
-            bias = _shifted_bias(graph, names, bias, quantized.bias_shift.cpu().numpy())
+        old = layer.node if layer.add is None else layer.add
+        output, convolution = old.outputs[0], layer.convolution
+        tape = Tape()
+        x = layer.x if convolution is None else row_view(tape, layer.x, convolution)
+        values = {"X": x, **packed, "bias": _bias(model.graph, names, layer, quantized)}
+        name = layer.node.name or layer.name
+        result = self._record(model, tape, "FrameMatMul", name, layer, quantized, values)
+        if convolution is not None:
+            result = channels_first(tape, result, convolution)
+        result.dtype, result.shape = layer.dtype, output.shape
+        _name_values(tape, names, f"{output.name}.quantized")
+        removed = [layer.node] if layer.add is None else [layer.add, layer.node]
+        ir.convenience.replace_nodes_and_values(
+            model.graph, old, removed, list(tape.nodes), [output], [result]
+        )
+
+    def _dequantize(
+        self,
+        model: ir.Model,
+        names: Names,
+        replacement: Replacement,
+        packed: dict[str, ir.Value],
+    ) -> None:
+        """Let convolutions read their weight from a FrameDequant."""
+        first, quantized = replacement.layers[0], replacement.quantized
+        name = f"{first.node.name or first.name}.weight"
+        tape = Tape()
+        matrix = self._record(model, tape, "FrameDequant", name, first, quantized, {**packed})
+        matrix.shape = ir.Shape((first.dim_in, first.dim_out))
+        kernel = tape.op("Transpose", [matrix], {"perm": [1, 0]})
+        kernel = tape.op("Reshape", [kernel, record_ints(tape, *first.weight_shape)])
+        kernel.dtype, kernel.shape = first.dtype, ir.Shape(first.weight_shape)
+        _name_values(tape, names, f"{first.weight.name}.quantized")
+        model.graph.insert_before(first.node, tape.nodes)
+        for layer in replacement.layers:
+            layer.node.replace_input_with(1, kernel)
+            if layer.bias is not None:
+                bias = _bias(model.graph, names, layer, quantized)
+                layer.node.replace_input_with(2, bias)
+
+    def _record(
+        self,
+        model: ir.Model,
+        tape: Tape,
+        op_type: OpType,
+        name: str,
+        layer: LinearLayer,
+        quantized: QuantizedWeight,
+        values: dict[str, ir.Value | None],
+    ) -> ir.Value:
+        """Record an operator of ours that reads the named values, and give the model its body."""
         spec = FrameOpSpec(
-            op_type="FrameMatMul",
+            op_type=op_type,
             frame_in=quantized.frame_in.spec,
             frame_out=quantized.frame_out.spec,
             bits=quantized.bits,
             block_size=choose_block_size(quantized.frame_in.num_vectors),
             group_size=quantized.group_size,
             dtype=layer.dtype,
-            has_bias=bias is not None,
+            has_bias=values.get("bias") is not None,
             has_zero_points=quantized.zero_points is not None,
             contrib=self.contrib,
         )
-        values: dict[str, ir.Value | None] = {"X": layer.x, **packed, "bias": bias}
         inputs = [values.get(name) for name in spec.input_names()]
         while inputs[-1] is None:
             inputs.pop()
-        old = layer.node if layer.add is None else layer.add
-        output = old.outputs[0]
-        tape = Tape()
+        self._register(model, spec)
         result = tape.op(
-            spec.op_type,
+            op_type,
             inputs,
             spec.attributes(),
             domain=DOMAIN,
             overload=spec.overload,
-            name=layer.node.name or layer.name,
+            name=name,
             metadata_props=dict(layer.node.metadata_props),
-            output=ir.Value(name=names.fresh(f"{output.name}.quantized")),
         )
-        result.dtype, result.shape = layer.dtype, output.shape
-        removed = [layer.node] if layer.add is None else [layer.add, layer.node]
-        ir.convenience.replace_nodes_and_values(
-            graph, old, removed, list(tape.nodes), [output], [result]
-        )
-        for value in (layer.weight, layer.bias):
-            if value is not None:
-                remove_if_unused(graph, value)
-        self._register(model, spec)
+        result.dtype = layer.dtype
+        return result
 
     def _register(self, model: ir.Model, spec: FrameOpSpec) -> None:
         key = (DOMAIN, spec.op_type, spec.overload)
@@ -142,11 +191,21 @@ def _add_packed(
     return values, sum(array.nbytes for array in arrays.values())
 
 
-def _shifted_bias(
-    graph: ir.Graph, names: Names, bias: ir.Value, shift: NDArray[np.float32]
-) -> ir.Value:
+def _name_values(tape: Tape, names: Names, name: str) -> None:
+    for node in tape.nodes:
+        node.outputs[0].name = names.fresh(name)
+
+
+def _bias(
+    graph: ir.Graph, names: Names, layer: LinearLayer, quantized: QuantizedWeight
+) -> ir.Value | None:
+    """Return the bias of a layer, shifted where the weight has a shift."""
+    bias = layer.bias
+    if bias is None or quantized.bias_shift is None:
+        return bias
     tensor = bias.const_value
     assert tensor is not None
+    shift = quantized.bias_shift.cpu().numpy()
     shifted = (tensor.numpy().astype(np.float32) + shift).astype(tensor.dtype.numpy())
     name = names.fresh(f"{bias.name}.corrected")
     return add_initializer(graph, name, ir.tensor(shifted, name=name))

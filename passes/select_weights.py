@@ -11,67 +11,18 @@ from itertools import chain, count
 import onnx_ir as ir
 
 from fqonnx.passes.constants import DERIVED_FROM, constant
+from fqonnx.passes.convolution import Convolution
 from fqonnx.passes.fold_weights import FOLDED
+from fqonnx.passes.linear_layer import LinearLayer
 from fqonnx.passes.normalize_linear import ORIGINAL_OP_TYPE
 from fqonnx.runtime_ops import DOMAIN
 
 MIN_WEIGHTS = 1024
+MIN_DIM_IN = 16  # of a convolution: codes come in blocks of 16, and each channel has a scale
 _DTYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
-_LINEAR = ("MatMul", "Gemm")
+_PRODUCTS = ("MatMul", "Gemm")
+_LINEAR = (*_PRODUCTS, "Conv")
 NOT_INCLUDED = "no --include pattern matches"
-
-
-@dataclass(frozen=True)
-class LinearLayer:
-    """A MatMul with a constant weight, and the Add of its bias where there is one.
-
-    Attributes:
-        name: The module path that PyTorch's exporter left, or the node's name.
-        op_type: The operator as the user's file had it.
-        node: The MatMul.
-        add: The Add of the bias.
-        weight: The weight's initializer (dim_in, dim_out).
-        bias: The bias's initializer (dim_out,).
-    """
-
-    name: str
-    op_type: str
-    node: ir.Node
-    add: ir.Node | None
-    weight: ir.Value
-    bias: ir.Value | None
-
-    @property
-    def x(self) -> ir.Value:
-        """The activation (..., dim_in), also after a node before this one was replaced."""
-        x = self.node.inputs[0]
-        assert x is not None
-        return x
-
-    @property
-    def dim_in(self) -> int:
-        """Rows of the weight."""
-        return self._tensor.shape.numpy()[0]
-
-    @property
-    def dim_out(self) -> int:
-        """Columns of the weight."""
-        return self._tensor.shape.numpy()[1]
-
-    @property
-    def dtype(self) -> ir.DataType:
-        """Type of the weight, hence of the activation."""
-        return self._tensor.dtype
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of the float weight."""
-        return self._tensor.nbytes
-
-    @property
-    def _tensor(self) -> ir.TensorProtocol:
-        assert self.weight.const_value is not None
-        return self.weight.const_value
 
 
 @dataclass(frozen=True)
@@ -130,7 +81,7 @@ class SelectWeightsPass(ir.passes.InPlacePass):
     def _reason(self, node: ir.Node, name: str) -> str | None:
         """Return why a node of the main graph is kept, or None if it is to be quantized."""
         if node.domain != "" or node.op_type not in _LINEAR:
-            return f"{node.op_type} is not a linear layer; MatMul and Gemm are quantized"
+            return f"{node.op_type} is not a linear layer; MatMul, Gemm and Conv are quantized"
         x, weight = node.inputs[0], node.inputs[1]
         tensor = constant(weight)
         if weight is None or tensor is None:
@@ -142,20 +93,28 @@ class SelectWeightsPass(ir.passes.InPlacePass):
             if source is not None:
                 return f"the weight is made from {source.name!r}, which other nodes read too"
             return "both operands are activations"
-        rank = len(tensor.shape)
-        if rank != 2:
+        rank, is_product = len(tensor.shape), node.op_type in _PRODUCTS
+        if is_product and rank != 2:
             return f"the weight has {rank} dimensions, expected 2"
         if tensor.dtype not in _DTYPES:
             return f"the weight is {tensor.dtype.name}, expected FLOAT or FLOAT16"
-        other = next((u.node for u in weight.uses() if u.node.op_type not in _LINEAR), None)
+        alike = _PRODUCTS if is_product else ("Conv",)
+        other = next((u.node for u in weight.uses() if u.node.op_type not in alike), None)
         if other is not None:
             return (
                 f"the weight is shared with {other.op_type} node {other.name!r}, which stays float"
             )
+        if len({use.node.attributes.get_int("group", 1) for use in weight.uses()}) > 1:
+            return "the weight is shared with a Conv of another number of groups"
         if node.op_type == "Gemm":
             return "the Gemm could not be rewritten as MatMul"
         if tensor.size < MIN_WEIGHTS:
             return f"{tensor.size} weights, fewer than {MIN_WEIGHTS}: the bytes are not worth it"
+        dim_in = tensor.size // tensor.shape.numpy()[0]
+        if not is_product and dim_in < MIN_DIM_IN:
+            return (
+                f"{dim_in} weights a channel, fewer than {MIN_DIM_IN}: padding would eat the gain"
+            )
         return None
 
     def _not_wanted(self, node: ir.Node, name: str) -> str | None:
@@ -186,7 +145,19 @@ def _all_nodes(model: ir.Model) -> Iterator[tuple[ir.Node, str | None]]:
 
 def _is_weighted(node: ir.Node) -> bool:
     """Whether the node is linear, or reads a float constant of two or more dimensions."""
-    return (node.domain == "" and node.op_type in _LINEAR) or _weight_tensor(node) is not None
+    if node.domain == "" and node.op_type in _LINEAR:
+        return not _is_quantized(node)
+    return _weight_tensor(node) is not None
+
+
+def _is_quantized(node: ir.Node) -> bool:
+    """Whether the weight comes from a FrameDequant, maybe in another shape."""
+    value = node.inputs[1]
+    while value is not None and (source := value.producer()) is not None:
+        if (source.domain, source.op_type) == (DOMAIN, "FrameDequant"):
+            return True
+        value = source.inputs[0] if source.op_type in ("Transpose", "Reshape") else None
+    return False
 
 
 def _weight_tensor(node: ir.Node) -> ir.TensorProtocol | None:
@@ -205,6 +176,11 @@ def _weight_tensor(node: ir.Node) -> ir.TensorProtocol | None:
 def _layer(node: ir.Node, name: str) -> LinearLayer:
     weight = node.inputs[1]
     assert weight is not None
+    assert weight.const_value is not None
+    if node.op_type == "Conv":
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        convolution = Convolution.of(node, weight.const_value.shape.numpy())
+        return LinearLayer(name, _op_type(node), node, None, weight, bias, convolution)
     add, bias = _bias(node)
     return LinearLayer(name, _op_type(node), node, add, weight, bias)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
-from fqonnx.passes.select_weights import LinearLayer
+from fqonnx.passes.linear_layer import LinearLayer
 
 Unit = tuple[LinearLayer, ...]
 

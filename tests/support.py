@@ -45,6 +45,32 @@ def model_from_text(text: str, **initializers: np.ndarray) -> ir.Model:
     return model
 
 
+def conv_model(
+    weight: np.ndarray, sizes: str, attributes: str = "", bias: np.ndarray | None = None
+) -> ir.Model:
+    """Return y = Conv(x, w) or Conv(x, w, b) of x (N, channels, *sizes), node ``layer``.
+
+    Strings among the attributes are in single quotes.
+    """
+    options = f"<{attributes}>".replace("'", '"') if attributes else ""
+    arrays = {"w": weight} | ({} if bias is None else {"b": bias})
+    model = model_from_text(
+        f"""<ir_version: 10, opset_import: ["": 20]> g (float x) => (float y) {{
+            [layer] y = Conv {options} (x, {", ".join(arrays)})
+        }}""",
+        **arrays,
+    )
+    channels = weight.shape[1] * model.graph[0].attributes.get_int("group", 1)
+    given = [int(size) if size.strip().isdigit() else size for size in sizes.split(",")]
+    unknown = [f"{size}_out" for size in "PQR"[: len(given)]]
+    for value, shape in (
+        (model.graph.inputs[0], ["N", channels, *given]),
+        (model.graph.outputs[0], ["N", len(weight), *unknown]),
+    ):
+        value.dtype, value.shape = ir.DataType.from_numpy(weight.dtype), ir.Shape(shape)
+    return model
+
+
 def fusion_frame(dim: int, subspaces: tuple[int, int, int], seed: int = 0) -> FusionFrame:
     """Return a fusion frame of R^dim of (num_subspaces, subspace_dim, padded_dim)."""
     signs = np.random.default_rng(seed).choice(np.array([-1, 1], np.int8), dim)

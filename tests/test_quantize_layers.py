@@ -17,6 +17,7 @@ from fqonnx.frames import FusionFrame, HadamardFrame, IdentityFrame
 from fqonnx.passes import NormalizeLinearPass, SelectWeightsPass
 from fqonnx.progress import silent
 from fqonnx.quantize_layers import QuantizedLayers, quantize_layers
+from fqonnx.session import Session
 from support import mlp_model, model_from_text
 
 HEADER = '<ir_version: 10, opset_import: ["": 20]>'
@@ -237,3 +238,76 @@ def test_other_errors_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("fqonnx.quantize_layers.quantize_weight", broken)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         quantize(two_layers(), CompileConfig(), None)
+
+
+# Convolutions.
+
+
+def image_model() -> ir.Model:
+    """Return x (N, 4, 8, 8), three convolutions: padded and strided, pointwise, in two groups."""
+    return model_from_text(
+        f"""{HEADER} g (float[N, 4, 8, 8] x) => (float[N, 32, 2, 2] y)
+        <float[N, 32, 4, 4] h, float[N, 32, 4, 4] i, float[N, 32, 4, 4] j> {{
+            [first] h = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (x, u, b) i = Relu(h)
+            [second] j = Conv (i, v, b) [third] y = Conv <group = 2> (j, w, b)
+        }}""",
+        u=draw(32, 4, 3, 3) / 6,
+        v=draw(32, 32, 1, 1, seed=2) / 6,
+        w=draw(32, 16, 3, 3, seed=3) / 12,
+        b=draw(32, seed=4),
+    )
+
+
+IMAGES = Samples.from_feeds("file", [{"x": draw(24, 4, 8, 8, seed=i) + 0.3} for i in (5, 6)], 48)
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+@pytest.mark.parametrize(
+    ("method", "bits"),
+    [(name, bits) for name in sorted(METHODS) for bits in range(METHODS[name].least_bits, 5)],
+)
+def test_convolutions_compute_with_the_weights_that_they_report(
+    method: str, bits: int, sequential: bool
+) -> None:
+    model, wanted = image_model(), image_model()
+    config = CompileConfig(method=method, bits=bits, sequential=sequential, lowering="onnx")
+    result = quantize(model, config, IMAGES)
+    assert [r.layers[0].name for r in result.replacements] == ["first", "second", "third"]
+    nodes = [node.op_type for node in model.graph if node.domain]
+    assert nodes == ["FrameDequant", "FrameMatMul", "FrameDequant"]
+    for node, replacement in zip(
+        (n for n in wanted.graph if n.op_type == "Conv"), result.replacements, strict=True
+    ):
+        quantized, layer = replacement.quantized, replacement.layers[0]
+        array = quantized.dequantize().numpy().T.reshape(layer.weight_shape)
+        node.inputs[1].const_value = ir.tensor(array)
+        corrected = METHODS[method].corrects_mean and bits > 1 and not layer.has_groups
+        assert (quantized.bias_shift is not None) == corrected
+        shift = quantized.bias_shift.numpy() if corrected else np.float32(0)
+        bias = ir.Value(
+            name=f"bias_of_{node.name}", const_value=ir.tensor(draw(32, seed=4) + shift)
+        )
+        wanted.graph.register_initializer(bias)
+        node.replace_input_with(2, bias)
+    feed = {"x": draw(5, 4, 8, 8)}
+    found, expected = (Session(m, "model").run(feed)[0] for m in (model, wanted))
+    assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
+
+
+def test_convolution_is_calibrated_on_its_patches() -> None:
+    x = np.concatenate([feed["x"] for feed in IMAGES.feeds])
+    patches = torch.nn.functional.unfold(torch.from_numpy(x), 3, padding=1, stride=2)
+    rows = patches.permute(0, 2, 1).reshape(-1, 36).numpy()
+    result = quantize(image_model(), CompileConfig(), IMAGES)
+    first = result.replacements[0].quantized
+    loss = proxy_loss(rows, draw(32, 4, 3, 3).reshape(32, 36).T / 6, first.dequantize().numpy())
+    assert first.proxy_loss == pytest.approx(loss, rel=1e-4)
+
+
+def test_rows_of_a_convolution_are_enough_where_its_samples_are_few() -> None:
+    few = Samples.from_feeds("file", [{"x": draw(2, 4, 8, 8)}], 2)
+    warnings: list[str] = []
+    quantize(image_model(), CompileConfig(), few, warnings=warnings)
+    (warning,) = warnings
+    # 2·4·4 patches of 36 and of 32 inputs, 2·2·2·2 of 144
+    assert "few calibration rows for 'first', 32 for its 36 inputs, and 1 other" in warning

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import random
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from PIL import Image
 
 import docstrings
 import minilm
@@ -170,9 +173,34 @@ def test_mnist_network_of_gemms(tmp_path: Path) -> None:
     assert report.outputs[0].cosine >= 0.98
 
 
-def test_model_with_nothing_to_quantize(tmp_path: Path) -> None:
+def pictures(part: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return every second test picture of CIFAR10 (count, 3, 32, 32), and what it shows."""
+    with zipfile.ZipFile(shared_data("cifar10_jpeg") / "test.zip") as archive:
+        names = sorted(archive.namelist())[part::2][:count]
+        images = [np.asarray(Image.open(io.BytesIO(archive.read(name)))) for name in names]
+    shown = [int(Path(name).name[0]) for name in names]
+    return np.stack(images).astype(np.float32).transpose(0, 3, 1, 2), np.array(shown)
+
+
+@pytest.mark.parametrize(
+    ("config", "most_lost", "most_bits"),
+    [(CompileConfig(), 0.12, 2.09), (CompileConfig(bits=4, lowering="onnx"), 0.03, 4.09)],
+    ids=["2 bits", "4 bits"],
+)
+def test_residual_network(
+    config: CompileConfig, most_lost: float, most_bits: float, tmp_path: Path
+) -> None:
     path, out = shared_data("resnet8_cifar10") / "model.onnx", tmp_path / "out.onnx"
-    report = compile_model(path, out)
-    assert report.outputs[0].max_abs_diff <= 1e-4
-    assert {layer.status for layer in report.layers} == {"float"}
-    assert sum(layer.op_type == "Conv" for layer in report.layers) >= 7
+    np.savez(tmp_path / "c.npz", pixels255=pictures(1, 512)[0])
+    report = compile_model(path, out, config, calibration=tmp_path / "c.npz")
+    onnx.checker.check_model(str(out), full_check=True)
+    quantized = [layer for layer in report.layers if layer.status == "quantized"]
+    assert [layer.op_type for layer in quantized] == ["Conv"] * 7
+    assert report.model.bits_per_weight is not None
+    assert report.model.bits_per_weight <= most_bits
+    images, shown = pictures(0, 2000)
+    right = [
+        (session(file).run(None, {"pixels255": images})[0].argmax(axis=1) == shown).mean()
+        for file in (path, out)
+    ]
+    assert right[0] - right[1] <= most_lost

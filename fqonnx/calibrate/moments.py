@@ -10,7 +10,7 @@ import torch
 
 from fqonnx.calibrate.samples import Samples
 from fqonnx.errors import DataError
-from fqonnx.passes import AddMomentOutputsPass
+from fqonnx.passes import AddMomentOutputsPass, LayerInput
 from fqonnx.progress import Track
 from fqonnx.quant import Moments
 from fqonnx.session import Session
@@ -22,21 +22,21 @@ _DAMPING_SYNTHETIC = 0.5
 
 def collect_moments(
     model: ir.Model,
-    values: Sequence[tuple[str, int]],
+    values: Sequence[LayerInput],
     samples: Samples,
     *,
     mask_input: str | None,
     device: str,
     track: Track,
     where: str,
-) -> dict[str, Moments]:
-    """Run the model over the samples and return the moments of activations.
+) -> dict[LayerInput, Moments]:
+    """Run the model over the samples and return the moments of layer inputs.
 
     Each batch is summed in float32 by the runtime, batches in float64 here.
 
     Args:
         model: The model; it stays as it is.
-        values: Names of activations and their last dimension.
+        values: What to sum the rows of.
         samples: What to run.
         mask_input: See `AddMomentOutputsPass`.
         device: Torch device of the result.
@@ -44,7 +44,7 @@ def collect_moments(
         where: What error messages call the model.
 
     Returns:
-        Moments by name; an activation that has no rows at all is left out.
+        Moments by layer input; one that has no rows at all is left out.
 
     Raises:
         ModelError: The model does not run on the samples.
@@ -55,14 +55,14 @@ def collect_moments(
     adder(clone)
     session = Session(clone, where)
     del clone
-    sums = [np.zeros((dim + 1, dim + 1)) for _, dim in values]
+    sums = [np.zeros((value.dim + 1,) * 2) for value in values]
     for feed in track(samples.feeds, "Calibrating"):
         for total, batch in zip(sums, session.run(feed, adder.output_names), strict=True):
             with np.errstate(invalid="ignore"):
                 total += batch
     return {
-        name: _moments(name, total, samples.is_real, device)
-        for (name, _), total in zip(values, sums, strict=True)
+        value: _moments(value.name, total, samples.is_real, device)
+        for value, total in zip(values, sums, strict=True)
         if mask_input is not None or total[-1, -1] != 0
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import click
@@ -16,7 +17,8 @@ from fqonnx.passes.select_weights import layer_name
 from fqonnx.report import LayerReport
 from fqonnx.runtime_ops import DOMAIN
 
-_NAME = Column("layer", overflow="fold")
+# Not a Column: it would keep the cells of each table that it is in.
+_name_column = functools.partial(Column, "layer", overflow="fold")
 
 
 @click.command("inspect")
@@ -39,7 +41,7 @@ def inspect_command(path: Path) -> None:
     selected = SelectWeightsPass()
     selected(model)
     if selected.layers:
-        table = Table(_NAME, "op", "dim_in", "dim_out", "bytes")
+        table = Table(_name_column(), "op", "dim_in", "dim_out", "bytes")
         for layer in selected.layers:
             table.add_row(
                 escape(layer.name),
@@ -57,7 +59,7 @@ def inspect_command(path: Path) -> None:
 
 
 def _compiled_table(nodes: list[ir.Node]) -> Table:
-    table = Table(_NAME, "frames", "in × out", "bits", "redundancy", "bits/weight")
+    table = Table(_name_column(), "frames", "in × out", "bits", "redundancy", "bits/weight")
     table.title = f"{len(nodes)} quantized layers"
     taken: set[str] = set()
     for node in nodes:
@@ -69,7 +71,8 @@ def _compiled_table(nodes: list[ir.Node]) -> Table:
         )
         frames = [node.attributes.get_string(f"frame_{side}", "") for side in ("in", "out")]
         # codes, scales, zero points and signs; the activation and the bias are the model's own
-        packed = [v.const_value for v in node.inputs[1:6] if v is not None]
+        inputs = node.inputs if node.op_type == "FrameDequant" else node.inputs[1:6]
+        packed = [v.const_value for v in inputs if v is not None]
         stored = sum(tensor.nbytes for tensor in packed if tensor is not None)
         table.add_row(
             escape(name),

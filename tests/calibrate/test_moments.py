@@ -12,9 +12,11 @@ import torch
 from fqonnx.calibrate import Samples, collect_moments, merge_moments
 from fqonnx.errors import DataError, ModelError
 from fqonnx.model_file import load_model
+from fqonnx.passes import LayerInput
+from fqonnx.passes.convolution import Convolution
 from fqonnx.progress import silent
 from fqonnx.quant import Moments
-from support import model_from_text
+from support import conv_model, model_from_text
 
 HEADER = '<ir_version: 10, opset_import: ["": 20]>'
 INPUTS = "float[B, T, 4] x, int64[B, T] attention_mask"
@@ -37,13 +39,15 @@ def squaring_model() -> ir.Model:
 
 def collect(
     model: ir.Model,
-    values: list[tuple[str, int]],
+    values: list[tuple[Any, ...]],
     data: Samples,
     mask_input: str | None = "attention_mask",
     **options: Any,
 ) -> dict[str, Moments]:
     arguments = {"device": "cpu", "track": silent, "where": "model.onnx"} | options
-    return collect_moments(model, values, data, mask_input=mask_input, **arguments)
+    inputs = [LayerInput(*value) for value in values]
+    found = collect_moments(model, inputs, data, mask_input=mask_input, **arguments)
+    return {value.name: moments for value, moments in found.items()}
 
 
 def assert_moments_of(moments: Moments, rows: np.ndarray) -> None:
@@ -193,3 +197,30 @@ def test_merging_weighs_by_counts() -> None:
 def test_merging_one_part_gives_it_back() -> None:
     moments = Moments(torch.eye(2), torch.ones(2), 3, 0.5, False)
     assert merge_moments([moments]) is moments
+
+
+def test_rows_of_a_convolution_are_its_patches() -> None:
+    x = draw(3, 6, 8, 7)
+    model = conv_model(draw(4, 3, 3, 2), "8, 7", "group = 2, strides = [2, 1]")
+    convolution = Convolution.of(model.graph[0], (4, 3, 3, 2))
+    found = collect(model, [("x", 18, convolution)], samples({"x": x}), None)
+    patches = torch.nn.functional.unfold(torch.from_numpy(x), (3, 2), stride=(2, 1))
+    rows = patches.reshape(3, 2, 18, -1).permute(0, 1, 3, 2).reshape(-1, 18)
+    assert_moments_of(found["x"], rows.numpy())
+
+
+@pytest.mark.parametrize(("group", "padded"), [(1, True), (2, False)])
+def test_mask_marks_the_places_of_a_convolution(group: int, padded: bool) -> None:
+    x, mask = draw(2, 4, 5), np.array([[1, 1, 1, 0, 0], [1, 1, 0, 1, 0]])
+    model = model_from_text(
+        f"""{HEADER} g (float[B, 4, T] x, int64[B, T] attention_mask) => (float[B, 2, T] y) {{
+            y = Conv <pads = [1, 1], group = {group}> (x, w)
+        }}""",
+        w=draw(2, 4 // group, 3),
+    )
+    convolution = Convolution.of(model.graph[0], (2, 4 // group, 3))
+    data = samples({"x": x, "attention_mask": mask})
+    found = collect(model, [("x", convolution.dim_in, convolution)], data)["x"]
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, ((0, 0), (0, 0), (1, 1))), 3, 2)
+    rows = windows.transpose(0, 2, 1, 3).reshape(2, 5, group, -1)
+    assert_moments_of(found, (rows[mask != 0] if padded else rows).reshape(-1, convolution.dim_in))

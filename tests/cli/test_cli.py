@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fqonnx.cli import main
-from support import mlp_model
+from support import conv_model, mlp_model
 
 
 @pytest.fixture
@@ -223,3 +223,25 @@ def test_compile_says_what_a_redundancy_came_to(folder: Path) -> None:
 def summary(shown: str) -> list[str]:
     """Return the lines of the table that ends a compilation."""
     return [line for line in shown.splitlines() if line.count("│") == 4]
+
+
+def test_convolutions_from_inspect_to_inspect(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    rng = np.random.default_rng(0)
+    model = conv_model(rng.standard_normal((40, 16, 3, 3)).astype(np.float32), "9, 9")
+    ir.save(model, folder / "conv.onnx")
+    shown = run("inspect", folder / "conv.onnx").output
+    assert "1 layers can be quantized" in shown
+    compiled = run("compile", folder / "conv.onnx", "--calibration", "none", "--sequential")
+    assert "144 × 40" in compiled.output
+    stored = (40 * 144 * 2 // 8 + 40 * 2 + 144 // 8) * 8 / (144 * 40)
+    shown = run("inspect", folder / "conv-2bit.onnx").output
+    (row,) = [line for line in shown.splitlines() if "layer.weight" in line]
+    assert [cell.strip() for cell in row.split("│")[1:-1]] == [
+        *("layer.weight", "hadamard", "144 × 40", "2", "1.000"),
+        f"{stored:.3f}",
+    ]
+    assert "1 quantized layers" in shown
+    assert "stay float" not in shown

@@ -5,7 +5,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from fqonnx.passes import AddMomentOutputsPass
+from fqonnx.passes import AddMomentOutputsPass, LayerInput
 from fqonnx.session import Session
 from support import model_from_text
 
@@ -32,7 +32,7 @@ def moments(
     mask_input: str | None = None,
 ) -> list[np.ndarray]:
     """Apply the pass, check the result's form, and run it."""
-    adder = AddMomentOutputsPass(values, mask_input)
+    adder = AddMomentOutputsPass([LayerInput(*value) for value in values], mask_input)
     inputs = list(model.graph.inputs)
     assert adder(model).modified
     onnx.checker.check_model(ir.to_proto(model), full_check=True)

@@ -417,3 +417,17 @@ def test_second_run_changes_nothing() -> None:
     )
     assert fold(model)
     assert not fold(model)
+
+
+def test_inputs_of_a_convolution_are_folded() -> None:
+    model = model_from_text(
+        f"""{HEADER} g (float[N, 4, 5] x) => (float[N, 2, P] y) {{
+            i = Identity(w) t = Transpose <perm = [1, 0, 2]> (i) c = Cast <to = 1> (t)
+            d = Cast <to = 1> (b) y = Conv(x, c, d)
+        }}""",
+        w=draw(4, 2, 3, dtype=np.float16),
+        b=draw(2, dtype=np.float16),
+    )
+    assert fold(model, x=draw(3, 4, 5))
+    assert op_types(model) == ["Conv"]
+    assert sorted(model.graph.initializers) == ["c", "d"]

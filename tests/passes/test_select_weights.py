@@ -4,9 +4,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from fqonnx.passes import LinearLayer, NormalizeLinearPass, SelectWeightsPass
+from fqonnx.passes import LayerInput, LinearLayer, NormalizeLinearPass, SelectWeightsPass
 from fqonnx.passes.select_weights import layer_name
-from support import model_from_text
+from support import conv_model, model_from_text
 
 HEADER = '<ir_version: 10, opset_import: ["": 20]>'
 SCOPES = "pkg.torch.onnx.name_scopes"
@@ -203,7 +203,7 @@ def test_sum_that_only_a_subgraph_makes_is_no_bias() -> None:
 def test_operators_that_are_not_linear_are_kept() -> None:
     model = model_from_text(
         f"""{HEADER} g (float[N, 32, 9] x, int64[N] i) => (float[N, 32, 9] y, float[N, 32] z) {{
-            [conv] y = Conv(x, kernel)
+            [conv] y = ConvTranspose(x, kernel)
             [gather] z = Gather(table, i)
         }}""",
         kernel=weight(32, 32, 1),
@@ -211,12 +211,12 @@ def test_operators_that_are_not_linear_are_kept() -> None:
     )
     kept = select(model).kept
     assert [(k.name, k.op_type, k.shape) for k in kept] == [
-        ("conv", "Conv", (32, 32, 1)),
+        ("conv", "ConvTranspose", (32, 32, 1)),
         ("gather", "Gather", (64, 32)),
     ]
     assert [k.reason for k in kept] == [
-        "Conv is not a linear layer; MatMul and Gemm are quantized",
-        "Gather is not a linear layer; MatMul and Gemm are quantized",
+        "ConvTranspose is not a linear layer; MatMul, Gemm and Conv are quantized",
+        "Gather is not a linear layer; MatMul, Gemm and Conv are quantized",
     ]
 
 
@@ -415,3 +415,136 @@ def test_names_of_layers_are_unique() -> None:
     model.graph[0].metadata_props[SCOPES] = "['', 'block', 'linear']"
     names = [layer.name for layer in select(model).layers]
     assert len(set(names)) == 2
+
+
+# Convolutions.
+
+
+def conv_kept(weight: np.ndarray, sizes: str = "9, 9", attributes: str = "") -> str:
+    return only_reason(conv_model(weight, sizes, attributes), "layer")
+
+
+@pytest.mark.parametrize(
+    ("shape", "attributes", "dim_in"),
+    [
+        ((32, 16, 3), "", 48),
+        ((24, 8, 3, 3), "strides = [2, 2], pads = [1, 1, 1, 1]", 72),
+        ((64, 2, 2, 2, 2), "dilations = [2, 1, 1]", 16),
+        ((64, 2, 3, 3), "group = 4, auto_pad = 'SAME_UPPER'", 18),
+        ((128, 1, 5, 5), "group = 128", 25),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_convolution_is_a_layer(
+    shape: tuple[int, ...], attributes: str, dim_in: int, dtype: type
+) -> None:
+    rng = np.random.default_rng(0)
+    array, bias = rng.standard_normal(shape).astype(dtype), np.ones(shape[0], dtype)
+    model = conv_model(array, ", ".join("9" * (len(shape) - 2)), attributes, bias)
+    layer = only_layer(model)
+    assert (layer.name, layer.op_type, layer.node) == ("layer", "Conv", model.graph[0])
+    assert (layer.dim_in, layer.dim_out, layer.weight_bytes) == (dim_in, shape[0], array.nbytes)
+    assert (layer.add, layer.bias) == (None, model.graph.initializers["b"])
+    assert layer.matrix().dtype == np.float32
+    np.testing.assert_array_equal(layer.matrix(), array.reshape(shape[0], dim_in).T)
+    assert layer.has_groups == ("group" in attributes)
+    assert layer.input == LayerInput("x", dim_in, layer.convolution)
+
+
+def test_inputs_of_convolutions_are_told_apart_by_their_patches() -> None:
+    model = model_from_text(
+        f"""{HEADER} g (float[N, 32, 9] x) => (float[N, 40, P] y, float[N, 32, P] z, float z2) {{
+            y = Conv(x, a) z = Conv(x, b) z2 = Conv <dilations = [2]> (x, b)
+        }}""",
+        a=weight(40, 32, 3),
+        b=weight(32, 32, 3),
+    )
+    first, second, third = (layer.input for layer in select(model).layers)
+    assert first == second != third
+
+
+def test_weight_that_convolutions_share_is_one_of_both() -> None:
+    model = model_from_text(
+        f"""{HEADER} g (float[N, 32, 9] x) => (float[N, 32, P] y, float[N, 32, Q] h) {{
+            [a] h = Conv(x, w) [b] y = Conv <strides = [2]> (h, w)
+        }}""",
+        w=weight(32, 32, 3),
+    )
+    assert [layer.name for layer in select(model).layers] == ["a", "b"]
+
+
+def test_weight_that_convolutions_of_other_groups_share_is_kept() -> None:
+    model = model_from_text(
+        f"""{HEADER} g (float[N, 32, 9] x, float[N, 64, 9] z) => (float[N, 32, P] y, float h) {{
+            [a] h = Conv(x, w) [b] y = Conv <group = 2> (z, w)
+        }}""",
+        w=weight(32, 32, 3),
+    )
+    reason = "the weight is shared with a Conv of another number of groups"
+    assert [kept.reason for kept in select(model).kept] == [reason, reason]
+
+
+def test_weight_shared_with_a_matmul_is_kept() -> None:
+    model = model_from_text(
+        f"""{HEADER} g (float[N, 32, 9] x, float[N, 32, 32] z) => (float y, float h) {{
+            [a] h = Conv(x, w) [b] y = MatMul(z, w)
+        }}""",
+        w=weight(32, 32, 3),
+    )
+    assert only_reason(model, "a") == (
+        "the weight is shared with MatMul node 'b', which stays float"
+    )
+    assert only_reason(model, "b") == "the weight has 3 dimensions, expected 2"
+
+
+def test_convolutions_that_are_not_worth_it_are_kept() -> None:
+    few = "9 weights a channel, fewer than 16: padding would eat the gain"
+    assert conv_kept(weight(128, 1, 3, 3), attributes="group = 128") == few
+    small = "432 weights, fewer than 1024: the bytes are not worth it"
+    assert conv_kept(weight(16, 3, 3, 3)) == small
+
+
+def test_convolution_of_another_type_is_kept() -> None:
+    reason = conv_kept(weight(32, 32, 3, dtype=np.float64), "9")
+    assert reason == "the weight is DOUBLE, expected FLOAT or FLOAT16"
+
+
+def test_convolution_whose_weight_is_no_constant_is_kept() -> None:
+    reasons = {
+        "float[40, 32, 3] w": "the weight is a graph input too, so a caller may replace it",
+        "float[40, 32, 3] v": "both operands are activations",
+    }
+    for declared, reason in reasons.items():
+        name = declared[-1]
+        model = model_from_text(
+            f"""{HEADER} g (float[N, 32, 9] x, {declared}) => (float[N, 40, P] y) {{
+                [n] y = Conv(x, {name})
+            }}""",
+            **({"w": weight(40, 32, 3)} if name == "w" else {}),
+        )
+        assert only_reason(model) == reason
+
+
+def test_convolution_in_a_subgraph_is_kept() -> None:
+    model = model_from_text(
+        f"""{HEADER} g (float[N, 32, 9] x, bool c) => (float[N, 40, P] y) {{
+            y = If (c) <
+                then_branch = t () => (float[N, 40, P] p) {{ [inner] p = Conv(x, w) }},
+                else_branch = e () => (float[N, 40, P] q) {{ q = Identity(x) }}
+            >
+        }}""",
+        w=weight(40, 32, 3),
+    )
+    assert only_reason(model, "inner").startswith("inside a subgraph")
+
+
+def test_convolution_whose_weight_is_packed_is_not_mentioned() -> None:
+    model = model_from_text(
+        """<ir_version: 10, opset_import: ["": 20, "fqonnx": 1]>
+        g (float[N, 32, 9] x, int64[3] s) => (float[N, 40, P] y) {
+            w = fqonnx.FrameDequant(codes) t = Transpose(w) r = Reshape(t, s) y = Conv(x, r)
+        }""",
+        codes=weight(40, 1, 32, dtype=np.uint8),
+    )
+    selected = select(model)
+    assert (selected.layers, selected.kept) == ([], [])

@@ -139,3 +139,14 @@ def test_layer_behind_a_float_layer_in_a_subgraph() -> None:
 
 def test_no_layers_are_no_stages() -> None:
     assert stages(model_of("y = Relu(x)"), []) == []
+
+
+def test_convolutions_are_layers_like_others() -> None:
+    model = model_from_text(
+        f"""{HEADER} g (float[N, 32, 9] x) => (float[N, 32, P] y) {{
+            h = Conv(x, a) i = Relu(h) j = Conv(i, b) k = MatMul(j, d) y = Conv(x, e)
+        }}""",
+        **{name: np.ones((32, 32, 3), np.float32) for name in "abe"},
+        d=np.ones((5, 300), np.float32),
+    )
+    assert names(model) == [["a", "e"], ["b"], ["d"]]

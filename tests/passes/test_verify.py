@@ -10,7 +10,7 @@ from fqonnx.errors import ModelError
 from fqonnx.frames import Frame, FusionFrame, HadamardFrame, IdentityFrame
 from fqonnx.passes import QuantizeWeightsPass, Replacement, SelectWeightsPass, VerifyPass
 from fqonnx.passes.verify import Signature, graph_signature
-from support import model_from_text, random_weight
+from support import conv_model, model_from_text, random_weight
 
 
 def float_model() -> ir.Model:
@@ -187,3 +187,16 @@ def test_group_size_that_does_not_fit_is_found() -> None:
     model, signature = compiled_with_all()
     model.graph[0].attributes.add(ir.AttrInt64("group_size", 16))
     assert "scales" in rejected(model, signature)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("codes", (40, 1, 23)), ("signs_in", (5,))])
+def test_weight_of_a_convolution_is_checked(name: str, shape: tuple[int, ...]) -> None:
+    model = conv_model(np.ones((40, 16, 3), np.float32), "9")
+    signature = graph_signature(model)
+    selected = SelectWeightsPass()
+    selected(model)
+    weight = random_weight(HadamardFrame.create(48, 1.25), 40, 3)
+    QuantizeWeightsPass([Replacement((selected.layers[0],), weight)], contrib=False)(model)
+    assert model.graph[0].op_type == "FrameDequant"
+    VerifyPass(signature)(model)
+    assert_shape_is_found(model, signature, name, shape)

@@ -70,7 +70,7 @@ ROWS = (
     Row(
         "cnn",
         "CNN with a linear head",
-        "Convolutions with batch normalisation, which stay float, and two linear layers of "
+        "Convolutions with batch normalisation, and two linear layers of "
         f"1024 and 256 inputs. {_DIGITS}",
         ACCURACY,
         CNN.make,
