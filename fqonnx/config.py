@@ -88,6 +88,7 @@ class CompileConfig:
         sides: Whether the frame is on the reduction axis, on the output axis, or on both; None is
             the method's.
         order: Of Sigma-Delta, 1 or 2.
+        quantize_bias: Quantize the biases of the layers too.
         sequential: Calibrate each layer on a model whose earlier layers are quantized already.
         include: Globs over weight and node names; empty means all.
         exclude: Globs over weight and node names that stay float.
@@ -107,6 +108,7 @@ class CompileConfig:
     method: str = "auto"
     sides: Sides | None = None
     order: int = 1
+    quantize_bias: bool = False
     sequential: bool = False
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()

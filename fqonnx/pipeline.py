@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import ShapeInferencePass
 
+from fqonnx.bounds import output_bounds
 from fqonnx.calibrate import (
     Samples,
     find_mask_input,
@@ -135,6 +137,8 @@ def compile_model(
                 mask_input=mask_input,
                 track=track,
             )
+    exact = config.recipe.lowering == "onnx"
+    bounds = output_bounds(model, quantized, compared.feeds, outputs) if exact else []
     compared_names = {output.name for output in outputs}
     for name in float_session.output_names:
         if name not in compared_names:
@@ -155,6 +159,7 @@ def compile_model(
         layers=layers + [_kept_report(kept) for kept in [*selected.kept, *quantized.failed]],
         model=_model_report(model_path, output_path, quantized),
         outputs=outputs,
+        bounds=bounds,
         calibration=CalibrationReport(
             source=used.source if used else "none",
             num_samples=used.num_samples if used else 0,
@@ -278,6 +283,7 @@ def _layer_report(
     layer: LinearLayer, quantized: QuantizedWeight, stored_bytes: int, config: CompileConfig
 ) -> LayerReport:
     weights = layer.dim_in * layer.dim_out
+    guarantee, norm = quantized.guarantee, float(np.linalg.norm(layer.matrix())) or 1.0
     return LayerReport(
         name=layer.name,
         op_type=layer.op_type,
@@ -296,8 +302,9 @@ def _layer_report(
         stored_bytes=stored_bytes,
         bits_per_weight=stored_bytes * 8 / weights,
         weight_rel_error=quantized.weight_rel_error,
-        weight_rel_bound=quantized.weight_rel_bound,
-        largest_state=quantized.largest_state,
+        weight_rel_bound=guarantee and guarantee.error_bound / norm,
+        variation_rel_bound=guarantee and guarantee.variation_bound / norm,
+        largest_state=guarantee and guarantee.largest_state,
         output_rel_error=quantized.output_rel_error,
         proxy_loss=quantized.proxy_loss,
     )

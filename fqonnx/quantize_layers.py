@@ -6,12 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
-import torch
 
-from fqonnx.calibrate import Samples, collect_moments, merge_moments
-from fqonnx.config import CompileConfig, Method, Sides
-from fqonnx.errors import ModelError
-from fqonnx.frames import Frame, FusionFrame, HadamardFrame, HarmonicFrame, IdentityFrame
+from fqonnx.calibrate import Samples, collect_moments
+from fqonnx.config import CompileConfig
 from fqonnx.passes import (
     LayerInput,
     LinearLayer,
@@ -21,16 +18,12 @@ from fqonnx.passes import (
     Unquantized,
     stages,
 )
-from fqonnx.passes.constants import constant
 from fqonnx.progress import Track, timed
-from fqonnx.quant import Moments, QuantizedWeight, quantize_weight
+from fqonnx.quant import Moments
+from fqonnx.quantize_unit import quantize_unit
 
 # Hessians that are held at one time; more layers than this holds are calibrated in rounds.
 _HESSIAN_BYTES = 1 << 29
-
-# At 1 bit the layers before have changed the inputs so much that the mean measured on the float
-# model is no longer theirs, and correcting for it does harm.
-_LEAST_BITS_FOR_MEAN = 2
 
 
 @dataclass(frozen=True)
@@ -40,11 +33,13 @@ class QuantizedLayers:
     Attributes:
         replacements: The quantized weights with their layers.
         stored_bytes: Bytes of each layer by name; those of a shared weight are its first layer's.
+        nodes: What multiplies by each weight now, by layer name.
         failed: The layers that could not be quantized.
     """
 
     replacements: list[Replacement] = field(default_factory=list)
     stored_bytes: dict[str, int] = field(default_factory=dict)
+    nodes: dict[str, ir.Node] = field(default_factory=dict)
     failed: list[Unquantized] = field(default_factory=list)
 
 
@@ -105,16 +100,17 @@ def quantize_layers(
                     parts = (
                         None if samples is None else [moments[i] for i in inputs if i in moments]
                     )
-                    outcome = _quantize_unit(unit, parts, config, seeds[unit])
+                    outcome = quantize_unit(unit, parts, config, seeds[unit])
                     if isinstance(outcome, str):
                         result.failed.extend(_kept(layer, outcome) for layer in unit)
                     else:
-                        done.append(Replacement(unit, outcome))
+                        done.append(outcome)
         with timed(timing, "rewrite_s"):
             rewrite = QuantizeWeightsPass(done, contrib=config.recipe.lowering != "onnx")
             rewrite(model)
         result.replacements.extend(done)
         result.stored_bytes.update(rewrite.stored_bytes)
+        result.nodes.update(rewrite.nodes)
     if scarce:
         name, (count, dim_in) = next(iter(scarce.items()))
         warnings.append(
@@ -162,58 +158,3 @@ def _rounds(units: Sequence[Unit]) -> Iterator[list[Unit]]:
         inputs = new
     if group:
         yield group
-
-
-def _quantize_unit(
-    unit: Unit, moments: list[Moments] | None, config: CompileConfig, seed: int
-) -> QuantizedWeight | str:
-    """Return the quantized weight, or why it stays float; no moments at all take H = I."""
-    if moments is not None and not moments:
-        return "no calibration sample has a row for it"
-    layer = unit[0]
-    weight = torch.from_numpy(layer.matrix()).to(config.device)
-    if not bool(weight.isfinite().all()):
-        raise ModelError(
-            f"weight {layer.weight.name!r} of {layer.name!r}",
-            "it has NaN or infinite entries",
-            f"Mend the model, or keep the layer float with --exclude '{layer.name}'",
-        )
-    method = config.recipe
-    seed += config.seed * 1_000_003
-    try:
-        return quantize_weight(
-            weight,
-            _frame(method, "in", layer.dim_in, seed),
-            _frame(method, "out", layer.dim_out, seed + 1),
-            method,
-            config.bits,
-            merge_moments(moments) if moments else None,
-            correct_mean=(
-                method.corrects_mean
-                and config.bits >= _LEAST_BITS_FOR_MEAN
-                and len(unit) == 1
-                and constant(layer.bias) is not None
-                and not layer.has_groups  # whose rows are pooled: no output has their mean
-            ),
-        )
-    except OverflowError as error:
-        return str(error)
-    except (MemoryError, RuntimeError) as error:
-        # torch's error has a type of its own on CUDA only.
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
-            raise
-        raise ModelError(
-            f"layer {layer.name!r}",
-            f"memory ran out on its {layer.dim_in} × {layer.dim_out} weights at redundancy "
-            f"{method.redundancy:g}",
-            "Lower the redundancy, or keep the layer float with --exclude",
-        ) from error
-
-
-def _frame(method: Method, side: Sides, dim: int, seed: int) -> Frame:
-    if method.frame == "identity" or method.sides not in (side, "both"):
-        return IdentityFrame(dim)
-    if method.frame == "harmonic":
-        return HarmonicFrame.create(dim, method.redundancy)
-    frame = HadamardFrame if method.frame == "hadamard" else FusionFrame
-    return frame.create(dim, method.redundancy, seed)

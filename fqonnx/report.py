@@ -41,6 +41,7 @@ class LayerReport:
         bits_per_weight: stored_bytes·8 / (dim_in·dim_out).
         weight_rel_error: ‖W − Ŵ‖/‖W‖.
         weight_rel_bound: What it can be at most, by the theory of the frame; None without one.
+        variation_rel_bound: The same by the published bound alone.
         largest_state: The largest state of Sigma-Delta in steps; None for other feedback.
         output_rel_error: The same of the outputs over the calibration rows; None without any.
         proxy_loss: tr((W − Ŵ)ᵀH(W − Ŵ)) with the calibration's H; None without.
@@ -65,6 +66,7 @@ class LayerReport:
     bits_per_weight: float | None = None
     weight_rel_error: float | None = None
     weight_rel_bound: float | None = None
+    variation_rel_bound: float | None = None
     largest_state: float | None = None
     output_rel_error: float | None = None
     proxy_loss: float | None = None
@@ -87,6 +89,32 @@ class ModelReport:
     redundancy_stored: float | None = None
     code_bits_per_weight: float | None = None
     bits_per_weight: float | None = None
+
+
+@dataclass(frozen=True)
+class OutputBound:
+    """What the error of an output can be at most, where the operators compute exactly.
+
+    Errors are ‖y − ŷ‖ of a sample, Euclidean. The bounds hold for every input whose norm is at most
+    ``input_norm``, but for the rounding of the runtime's float type.
+
+    Attributes:
+        name: Name of the output.
+        input_norm: The largest norm of a compared sample.
+        error: The largest error of a compared sample.
+        bound: By the operator norms of the weights and of their errors; None where the graph has no
+            bound.
+        bound_by_frame: By those of the weights and what the theory of the frame says of their
+            errors, before a weight is quantized; None for methods without.
+        reason: Why there is no bound.
+    """
+
+    name: str
+    input_norm: float
+    error: float
+    bound: float | None
+    bound_by_frame: float | None
+    reason: str | None
 
 
 @dataclass(frozen=True)
@@ -118,6 +146,7 @@ class CompileReport:
         layers: One entry for each node with a weight, quantized ones first.
         model: The file.
         outputs: Float against compiled, for each output.
+        bounds: Guaranteed against measured errors; empty where operators do not compute exactly.
         calibration: The data.
         timing: Seconds of each step.
         versions: Versions of what took part.
@@ -128,6 +157,7 @@ class CompileReport:
     layers: list[LayerReport]
     model: ModelReport
     outputs: list[OutputDiff]
+    bounds: list[OutputBound]
     calibration: CalibrationReport
     timing: dict[str, float]
     versions: dict[str, str]

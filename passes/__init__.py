@@ -1,10 +1,12 @@
 """Graph passes, one a file, each a subclass of onnx-ir's."""
 
 from fqonnx.passes.add_moment_outputs import AddMomentOutputsPass
+from fqonnx.passes.bound_outputs import BoundOutputsPass
 from fqonnx.passes.fold_weights import FoldWeightsPass
 from fqonnx.passes.inline_frame_ops import InlineFrameOpsPass
 from fqonnx.passes.linear_layer import LayerInput, LinearLayer
 from fqonnx.passes.normalize_linear import NormalizeLinearPass
+from fqonnx.passes.norms import LayerNorms, operator_norm
 from fqonnx.passes.quantize_weights import QuantizeWeightsPass, Replacement
 from fqonnx.passes.select_weights import SelectWeightsPass, Unquantized
 from fqonnx.passes.stages import Unit, stages
@@ -12,9 +14,11 @@ from fqonnx.passes.verify import VerifyPass
 
 __all__ = [
     "AddMomentOutputsPass",
+    "BoundOutputsPass",
     "FoldWeightsPass",
     "InlineFrameOpsPass",
     "LayerInput",
+    "LayerNorms",
     "LinearLayer",
     "NormalizeLinearPass",
     "QuantizeWeightsPass",
@@ -23,5 +27,6 @@ __all__ = [
     "Unit",
     "Unquantized",
     "VerifyPass",
+    "operator_norm",
     "stages",
 ]

@@ -196,7 +196,9 @@ def _array(node: ir.Node, index: int) -> NDArray[np.generic]:
     value = node.inputs[index]
     tensor = constant(value)
     if tensor is None:
-        raise UnboundedError(f"{value.name if value else None!r} of node {node.name!r} is not constant")
+        raise UnboundedError(
+            f"{value.name if value else None!r} of node {node.name!r} is not constant"
+        )
     return tensor.numpy()
 
 

@@ -6,8 +6,8 @@ and reads its weight from a FrameDequant.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
@@ -30,11 +30,16 @@ _OVERLOADS_IR_VERSION = 10  # the first whose functions have overloads
 class Replacement:
     """A quantized weight and the layers that share it, in graph order.
 
-    ``quantized.bias_shift`` is added to the bias of the layer, of which there is one then.
+    Attributes:
+        layers: The layers.
+        quantized: The weight. Its ``bias_shift`` is added to the bias of the layer, of which there
+            is one then.
+        biases: Quantized biases (dim_out, 1) by layer name, the shift included.
     """
 
     layers: tuple[LinearLayer, ...]
     quantized: QuantizedWeight
+    biases: Mapping[str, QuantizedWeight] = field(default_factory=dict)
 
 
 class QuantizeWeightsPass(ir.passes.InPlacePass):
@@ -50,20 +55,23 @@ class QuantizeWeightsPass(ir.passes.InPlacePass):
         self.replacements = tuple(replacements)
         self.contrib = contrib
         self.stored_bytes: dict[str, int] = {}  # by layer name; shared bytes go to the first
+        self.nodes: dict[str, ir.Node] = {}  # what multiplies by the weight now, by layer name
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite the main graph."""
         names = Names(model.graph)
         for replacement in self.replacements:
-            packed, stored = _add_packed(model.graph, names, replacement)
-            if all(layer.is_row_product for layer in replacement.layers):
-                for layer in replacement.layers:
-                    self._replace(model, names, layer, replacement.quantized, packed)
-            else:
-                self._dequantize(model, names, replacement, packed)
+            source = str(replacement.layers[0].weight.name)
+            packed, stored = _add_packed(model.graph, names, source, replacement.quantized)
             for layer in replacement.layers:
                 self.stored_bytes[layer.name] = stored
                 stored = 0
+            if all(layer.is_row_product for layer in replacement.layers):
+                for layer in replacement.layers:
+                    self._replace(model, names, layer, replacement, packed)
+            else:
+                self._dequantize(model, names, replacement, packed)
+            for layer in replacement.layers:
                 for value in (layer.weight, layer.bias):
                     if value is not None:
                         remove_if_unused(model.graph, value)
@@ -74,16 +82,20 @@ class QuantizeWeightsPass(ir.passes.InPlacePass):
         model: ir.Model,
         names: Names,
         layer: LinearLayer,
-        quantized: QuantizedWeight,
+        replacement: Replacement,
         packed: dict[str, ir.Value],
     ) -> None:
         old = layer.node if layer.add is None else layer.add
         output, convolution = old.outputs[0], layer.convolution
         tape = Tape()
         x = layer.x if convolution is None else row_view(tape, layer.x, convolution)
-        values = {"X": x, **packed, "bias": _bias(model.graph, names, layer, quantized)}
+        bias = self._bias(model, names, tape, layer, replacement)
+        values = {"X": x, **packed, "bias": bias}
         name = layer.node.name or layer.name
-        result = self._record(model, tape, "FrameMatMul", name, layer, quantized, values)
+        result = self._record(
+            model, tape, "FrameMatMul", name, layer, replacement.quantized, values
+        )
+        self.nodes[layer.name] = tape.nodes[-1]
         if convolution is not None:
             result = channels_first(tape, result, convolution)
         result.dtype, result.shape = layer.dtype, output.shape
@@ -113,9 +125,36 @@ class QuantizeWeightsPass(ir.passes.InPlacePass):
         model.graph.insert_before(first.node, tape.nodes)
         for layer in replacement.layers:
             layer.node.replace_input_with(1, kernel)
+            self.nodes[layer.name] = layer.node
             if layer.bias is not None:
-                bias = _bias(model.graph, names, layer, quantized)
-                layer.node.replace_input_with(2, bias)
+                tape = Tape()
+                layer.node.replace_input_with(2, self._bias(model, names, tape, layer, replacement))
+                _name_values(tape, names, f"{layer.bias.name}.quantized")
+                model.graph.insert_before(layer.node, tape.nodes)
+
+    def _bias(
+        self,
+        model: ir.Model,
+        names: Names,
+        tape: Tape,
+        layer: LinearLayer,
+        replacement: Replacement,
+    ) -> ir.Value | None:
+        """Return the bias of a layer: quantized, shifted, or as it is."""
+        bias, shift = layer.bias, replacement.quantized.bias_shift
+        quantized = replacement.biases.get(layer.name)
+        if bias is not None and quantized is not None:
+            packed, stored = _add_packed(model.graph, names, str(bias.name), quantized)
+            self.stored_bytes[layer.name] += stored
+            name = f"{layer.node.name or layer.name}.bias"
+            column = self._record(model, tape, "FrameDequant", name, layer, quantized, {**packed})
+            column.shape = ir.Shape((layer.dim_out, 1))
+            vector = tape.op("Reshape", [column, record_ints(tape, -1)])
+            vector.dtype, vector.shape = layer.dtype, ir.Shape((layer.dim_out,))
+            return vector
+        if bias is not None and shift is not None:
+            return _shifted(model.graph, names, bias, shift.cpu().numpy())
+        return bias
 
     def _record(
         self,
@@ -169,11 +208,9 @@ class QuantizeWeightsPass(ir.passes.InPlacePass):
 
 
 def _add_packed(
-    graph: ir.Graph, names: Names, replacement: Replacement
+    graph: ir.Graph, names: Names, source: str, quantized: QuantizedWeight
 ) -> tuple[dict[str, ir.Value], int]:
-    """Add the initializers of a quantized weight; return them by input name, and their bytes."""
-    quantized = replacement.quantized
-    weight = replacement.layers[0].weight
+    """Add the initializers of a quantized value; return them by input name, and their bytes."""
     block_size = choose_block_size(quantized.frame_in.num_vectors)
     arrays: dict[str, NDArray[np.generic]] = {
         "codes": pack_codes(quantized.codes.cpu().numpy(), quantized.bits, block_size),
@@ -186,7 +223,7 @@ def _add_packed(
             arrays[key] = pack_signs(frame.signs.cpu().numpy())
     values = {}
     for key, array in arrays.items():
-        name = names.fresh(f"{weight.name}.{key}")
+        name = names.fresh(f"{source}.{key}")
         values[key] = add_initializer(graph, name, ir.tensor(array, name=name))
     return values, sum(array.nbytes for array in arrays.values())
 
@@ -196,16 +233,9 @@ def _name_values(tape: Tape, names: Names, name: str) -> None:
         node.outputs[0].name = names.fresh(name)
 
 
-def _bias(
-    graph: ir.Graph, names: Names, layer: LinearLayer, quantized: QuantizedWeight
-) -> ir.Value | None:
-    """Return the bias of a layer, shifted where the weight has a shift."""
-    bias = layer.bias
-    if bias is None or quantized.bias_shift is None:
-        return bias
+def _shifted(graph: ir.Graph, names: Names, bias: ir.Value, shift: NDArray[np.float32]) -> ir.Value:
     tensor = bias.const_value
     assert tensor is not None
-    shift = quantized.bias_shift.cpu().numpy()
     shifted = (tensor.numpy().astype(np.float32) + shift).astype(tensor.dtype.numpy())
     name = names.fresh(f"{bias.name}.corrected")
     return add_initializer(graph, name, ir.tensor(shifted, name=name))

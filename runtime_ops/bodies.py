@@ -1,8 +1,9 @@
 """Function bodies of the operators in stock ONNX (and, where allowed, ``com.microsoft``) nodes.
 
-A body holds its dimensions as constants; nodes of equal spec share it. What depends on packed
-bytes alone stays small when a runtime folds it at load: the fast body hands packed codes to
-MatMulNBits, the standard one leaves int8 behind a DequantizeLinear, which ORT does not fold.
+A body holds its dimensions as constants; nodes of equal spec share it. What FrameMatMul makes of
+packed bytes alone stays small when a runtime folds it at load: the fast body hands packed codes to
+MatMulNBits, the standard one leaves int8 behind a DequantizeLinear, which ORT does not fold. A
+FrameDequant folds into its weight, so that a convolution is as fast as the float one.
 All operators used exist since opset 13 with unchanged meaning, so a body takes the opset of the
 model that it goes into.
 """

@@ -88,9 +88,11 @@ def _nbits_codes(tape: Recorder, codes: ir.Value, spec: FrameOpSpec, bits: int) 
 
 
 def dequantized(tape: Recorder, values: dict[str, ir.Value], spec: FrameOpSpec) -> ir.Value:
-    """Record Ĉᵀ (num_vectors_out, num_vectors_in): int8 levels times scales.
+    """Record Ĉᵀ (num_vectors_out, num_vectors_in): levels times scales.
 
-    The mid-rise levels are the odd numbers 2·code − (2^bits − 1) of half the scale.
+    The mid-rise levels are the odd numbers 2·code − (2^bits − 1) of half the scale. FrameMatMul
+    leaves int8 behind a DequantizeLinear, which ORT does not fold at load: a quarter of the bytes.
+    FrameDequant is for consumers that want the weight as a constant, and so folds.
     """
     columns, group_size = spec.frame_in.num_vectors, spec.group_size or spec.frame_in.num_vectors
     codes = _unpacked(tape, values["codes"], spec)
@@ -108,8 +110,12 @@ def dequantized(tape: Recorder, values: dict[str, ir.Value], spec: FrameOpSpec) 
         top = tape.scalar((1 << spec.bits) - 1, np.int32)
         levels = tape.op("Sub", tape.op("Add", codes, codes), top)
         scales = tape.op("Mul", scales, tape.scalar(0.5, np.float32))
-    levels = tape.op("Cast", levels, to=int(ir.DataType.INT8))
-    coeffs = tape.op("DequantizeLinear", levels, scales, axis=0)
+    if spec.op_type == "FrameMatMul":
+        levels = tape.op("Cast", levels, to=int(ir.DataType.INT8))
+        coeffs = tape.op("DequantizeLinear", levels, scales, axis=0)
+    else:
+        levels = tape.op("Cast", levels, to=int(ir.DataType.FLOAT))
+        coeffs = tape.op("Mul", levels, tape.op("Reshape", scales, tape.ints(-1, 1)))
     if spec.groups > 1:
         coeffs = tape.op("Reshape", coeffs, tape.ints(-1, spec.groups * group_size))
         coeffs = tape.op("Slice", coeffs, tape.ints(0), tape.ints(columns), tape.ints(1))

@@ -52,6 +52,7 @@ _FILE = click.Path(path_type=Path)
 )
 @sides_option
 @click.option("--order", type=int, default=1, show_default=True, help="Of Sigma-Delta: 1 or 2.")
+@click.option("--quantize-bias", is_flag=True, help="Quantize the biases of the layers too.")
 @sequential_option
 @calibration_option
 @include_option
@@ -74,6 +75,7 @@ def compile_command(
     method: str,
     sides: Sides | None,
     order: int,
+    quantize_bias: bool,
     sequential: bool,
     calibration: str,
     include: tuple[str, ...],
@@ -84,7 +86,7 @@ def compile_command(
     seed: int,
     device: str,
 ) -> None:
-    """Quantize MODEL's linear layers and compare the result with MODEL."""
+    """Quantize MODEL's linear and convolutional layers and compare the result with MODEL."""
     output = output or model.parent / f"{model.stem}-{bits}bit.onnx"
     if json_path is not None:
         check_writable(json_path)
@@ -96,6 +98,7 @@ def compile_command(
         method=method,
         sides=sides,
         order=order,
+        quantize_bias=quantize_bias,
         sequential=sequential,
         include=include,
         exclude=exclude,

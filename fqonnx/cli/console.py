@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from fqonnx.diff import OutputDiff
 from fqonnx.errors import ConfigError
 from fqonnx.progress import Item
-from fqonnx.report import CompileReport, LayerReport
+from fqonnx.report import CompileReport, LayerReport, OutputBound
 
 console = Console(highlight=False, emoji=False)
 _stderr = Console(stderr=True, highlight=False, emoji=False)
@@ -89,7 +89,14 @@ def print_compile_report(report: CompileReport, output_path: Path) -> None:
     table.add_section()
     for output in report.outputs:
         _add_output(table, output)
+    if any(bound.bound is not None for bound in report.bounds):
+        table.add_section()
+        for bound in report.bounds:
+            _add_bound(table, bound)
     console.print(table)
+    for bound in report.bounds:
+        if bound.reason is not None:
+            console.print(f"[dim]no bound for {escape(bound.name)}:[/] {escape(bound.reason)}")
     data = report.calibration
     console.print(
         f"calibrated on {data.num_samples or 'no'} samples ({data.source}), compared on "
@@ -101,9 +108,17 @@ def print_compile_report(report: CompileReport, output_path: Path) -> None:
 
 def _layer_table(layers: Sequence[LayerReport]) -> Table:
     right = functools.partial(Column, justify="right", no_wrap=True)
-    columns = ("in × out", "stored", "bits/w", "error", "proxy loss")
+    columns = ["in × out", "stored", "bits/w", "error", "proxy loss"]
+    caption = "stored: codes a weight; error: of the output, on calibration samples"
+    bounded = any(layer.weight_rel_bound is not None for layer in layers)
+    if bounded:
+        columns[3:] = ["error", "bound", "state"]
+        caption = (
+            "stored: codes a weight; error: of the weight, and what it can be at most; state: "
+        )
+        caption += "the largest of Sigma-Delta, in steps"
     table = Table(Column("layer", no_wrap=True), *map(right, columns))
-    table.caption = "stored: codes a weight; error: of the output, on calibration samples"
+    table.caption = caption
     table.caption_justify = "left"
     longest = max(20, console.width - 57)  # what the other columns leave
     for layer in layers:
@@ -112,10 +127,22 @@ def _layer_table(layers: Sequence[LayerReport]) -> Table:
             f"{layer.dim_in} × {layer.dim_out}",
             f"{layer.redundancy_stored:.3f}",
             f"{layer.bits_per_weight:.3f}",
-            "" if layer.output_rel_error is None else f"{layer.output_rel_error:.1%}",
-            "" if layer.proxy_loss is None else f"{layer.proxy_loss:.4g}",
+            *(_bounded_cells(layer) if bounded else _measured_cells(layer)),
         )
     return table
+
+
+def _measured_cells(layer: LayerReport) -> list[str]:
+    return [
+        "" if layer.output_rel_error is None else f"{layer.output_rel_error:.1%}",
+        "" if layer.proxy_loss is None else f"{layer.proxy_loss:.4g}",
+    ]
+
+
+def _bounded_cells(layer: LayerReport) -> list[str]:
+    values = (layer.weight_rel_error, layer.weight_rel_bound, layer.largest_state)
+    formats = (".1%", ".1%", ".3f")
+    return ["" if v is None else f"{v:{f}}" for v, f in zip(values, formats, strict=True)]
 
 
 def _end(name: str, longest: int) -> str:
@@ -168,3 +195,13 @@ def _add_output(table: Table, output: OutputDiff) -> None:
     table.add_row(f"{name}: cosine", "1", f"{output.cosine:.4f}")
     table.add_row(f"{name}: SQNR", "", f"{output.sqnr_db:.2f} dB")
     table.add_row(f"{name}: max abs difference", "", f"{output.max_abs_diff:.3g}")
+
+
+def _add_bound(table: Table, bound: OutputBound) -> None:
+    if bound.bound is None:
+        return
+    name = escape(bound.name)
+    table.add_row(f"{name}: largest error ‖y − ŷ‖", "", f"{bound.error:.4g}")
+    table.add_row("  bound by the weights' norms", "", f"{bound.bound:.4g}")
+    if bound.bound_by_frame is not None:
+        table.add_row("  bound by the frame's theory", "", f"{bound.bound_by_frame:.4g}")

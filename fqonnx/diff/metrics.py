@@ -22,6 +22,7 @@ class OutputDiff:
             a single number, the cosine between all of them.
         sqnr_db: 10·log10(Σ float² / Σ difference²) over all samples; infinite if equal.
         max_abs_diff: Largest difference of two entries.
+        max_sample_error: Largest Euclidean norm of the difference of a sample.
         num_samples: Samples compared.
     """
 
@@ -29,6 +30,7 @@ class OutputDiff:
     cosine: float
     sqnr_db: float
     max_abs_diff: float
+    max_sample_error: float
     num_samples: int
 
     def misses(self, metric: str, threshold: float) -> bool:
@@ -53,6 +55,7 @@ class OutputMetrics:
         self._single_numbers = False
         self._noise = 0.0
         self._largest = 0.0
+        self._longest = 0.0
 
     def update(
         self,
@@ -92,20 +95,21 @@ class OutputMetrics:
         self._signal += float((reference**2).sum())
         self._noise += float((difference**2).sum())
         self._largest = float(np.maximum(self._largest, np.abs(difference).max()))
+        self._longest = float(np.maximum(self._longest, np.linalg.norm(difference, axis=1).max()))
         self._cosines += float(_cosines(reference, other).sum())
         self._samples += rows
 
     def result(self) -> OutputDiff:
         """Return the measures over all batches; not a number where nothing was compared."""
         if not self._samples:
-            return OutputDiff(self.name, math.nan, math.nan, math.nan, 0)
+            return OutputDiff(self.name, *[math.nan] * 4, 0)
         ratio = self._signal / self._noise if self._noise else math.inf
         with np.errstate(divide="ignore"):
             sqnr_db = float(10.0 * np.log10(ratio))
         cosine = self._cosines / self._samples
         if self._single_numbers and 0.0 < self._signal * self._other < math.inf:
             cosine = self._products / math.sqrt(self._signal * self._other)
-        return OutputDiff(self.name, cosine, sqnr_db, self._largest, self._samples)
+        return OutputDiff(self.name, cosine, sqnr_db, self._largest, self._longest, self._samples)
 
 
 def _cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,16 +9,16 @@ from fqonnx.quant.alphabet import (
 )
 from fqonnx.quant.moments import Moments
 from fqonnx.quant.rounding import coordinate_descent, damped, hessian_error, ldlq
-from fqonnx.quant.sigma_delta import error_bounds, sigma_delta
+from fqonnx.quant.sigma_delta import Guarantee, sigma_delta, spectral_bounds, variation_bounds
 from fqonnx.quant.weight import QuantizedWeight, quantize_weight
 
 __all__ = [
+    "Guarantee",
     "Moments",
     "QuantizedWeight",
     "UniformAlphabet",
     "coordinate_descent",
     "damped",
-    "error_bounds",
     "gaussian_alphabet",
     "hessian_error",
     "ldlq",
@@ -26,5 +26,7 @@ __all__ = [
     "quantize_weight",
     "range_alphabet",
     "sigma_delta",
+    "spectral_bounds",
     "two_sigma_alphabet",
+    "variation_bounds",
 ]

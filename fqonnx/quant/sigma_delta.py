@@ -8,6 +8,7 @@ the result can be from the weight follows from the frame and the step alone.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,6 +19,28 @@ from fqonnx.quant.alphabet import UniformAlphabet
 # Largest states, in steps. Order 1: proven for a step that `range_alphabet` chose, and a little for
 # rounding. Order 2: beyond it the alphabet has been left for good.
 _LIMIT = {1: 0.501, 2: 2.0}
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """What is known of ‖W − Ŵ‖ (Frobenius) before W is rebuilt.
+
+    Attributes:
+        largest_state: The largest state of all columns, in steps.
+        error_bound: What the error can be at most: the lesser of the two bounds for each column.
+        variation_bound: The published bound alone (see `variation_bounds`).
+    """
+
+    largest_state: float
+    error_bound: float
+    variation_bound: float
+
+    @classmethod
+    def of(cls, frame: HarmonicFrame, step: Tensor, states: Tensor, order: int) -> Guarantee:
+        """Gather the columns; arguments are as in `variation_bounds`."""
+        published = variation_bounds(frame, step, states, order)
+        least = torch.minimum(published, spectral_bounds(frame, step, states, order))
+        return cls(float(states.max()), float(least.norm()), float(published.norm()))
 
 
 def sigma_delta(coeffs: Tensor, alphabet: UniformAlphabet, order: int = 1) -> tuple[Tensor, Tensor]:
@@ -63,8 +86,8 @@ def sigma_delta(coeffs: Tensor, alphabet: UniformAlphabet, order: int = 1) -> tu
     return quantized, states
 
 
-def error_bounds(frame: HarmonicFrame, step: Tensor, states: Tensor, order: int = 1) -> Tensor:
-    """Return how far each reconstructed column can be from the original, ‖w − ŵ‖ (dim_out,).
+def variation_bounds(frame: HarmonicFrame, step: Tensor, states: Tensor, order: int = 1) -> Tensor:
+    """Return the published bound of ‖w − ŵ‖ of each column (dim_out,), by the frame variation.
 
     Order 1, for the unit-norm frame vectors e and their step δ = √(N/d)·step (Benedetto, Powell and
     Yılmaz 2006, §III; arXiv 2404.08131):
@@ -84,8 +107,40 @@ def error_bounds(frame: HarmonicFrame, step: Tensor, states: Tensor, order: int 
     delta = step.double() * math.sqrt(frame.num_vectors / frame.dim)
     scale = frame.dim / frame.num_vectors
     if order == 1:
-        returns = frame.is_zero_sum and frame.num_vectors % 2 == 0
-        return delta / 2.0 * scale * (frame.variation() + (0.0 if returns else 1.0))
+        return delta / 2.0 * scale * (frame.variation() + (0.0 if _returns(frame) else 1.0))
     # The last two terms are e_{N−1} − 2·e_N and e_N.
     boundary = 1.0 + (math.sqrt(5.0 - 4.0 * frame.inner_product(1)) if frame.num_vectors > 1 else 0)
     return states.double() * delta * scale * (frame.variation(2) + boundary)
+
+
+def spectral_bounds(frame: HarmonicFrame, step: Tensor, states: Tensor, order: int = 1) -> Tensor:
+    """Return a bound of ‖w − ŵ‖ of each column (dim_out,) that grows √d slower than the published.
+
+    The error is Tᵀ·D·u, D the difference of neighbours. Around a circle D multiplies the sinusoid
+    of frequency k by 2·sin(πk/N), and those of T end at k = ⌊d/2⌋, so for order 1
+
+        ‖w − ŵ‖ ≤ ½·step·(2·sin(π⌊d/2⌋/N)·√N + b·√(d/N))
+
+    with b as in `variation_bounds` for what is left where the circle closes. Order 2 has the square
+    of the sine, the largest state that was met in place of ½, and 4 in place of b.
+
+    Args:
+        frame: As in `variation_bounds`, like all that follow.
+        step: The same.
+        states: The same.
+        order: The same.
+    """
+    gain = 2.0 * math.sin(math.pi * (frame.dim // 2) / frame.num_vectors)
+    length = math.sqrt(frame.dim / frame.num_vectors)  # of a frame vector
+    around = gain**order * math.sqrt(frame.num_vectors)
+    if order == 1:
+        return step.double() / 2.0 * (around + (0.0 if _returns(frame) else length))
+    return states.double() * step.double() * (around + 4.0 * length)
+
+
+def _returns(frame: HarmonicFrame) -> bool:
+    """Whether the state of order 1 ends at zero.
+
+    It ends at minus the sum of all levels, a whole number of steps for an even N, and below one.
+    """
+    return frame.is_zero_sum and frame.num_vectors % 2 == 0

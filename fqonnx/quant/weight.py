@@ -20,7 +20,7 @@ from fqonnx.quant.alphabet import (
 )
 from fqonnx.quant.moments import Moments
 from fqonnx.quant.rounding import coordinate_descent, damped, hessian_error, ldlq
-from fqonnx.quant.sigma_delta import error_bounds, sigma_delta
+from fqonnx.quant.sigma_delta import Guarantee, sigma_delta
 
 _DAMPING_WITHOUT_DATA = 0.05
 
@@ -43,9 +43,7 @@ class QuantizedWeight:
         output_rel_error: The same of the outputs over the calibration rows; None without data.
         proxy_loss: tr((W − Ŵ)ᵀH(W − Ŵ)), the mean squared output error of a row, before the bias
             is shifted; None without data.
-        weight_rel_bound: What weight_rel_error can be at most, by the theory of the frame; None
-            where there is none.
-        largest_state: The largest state of Sigma-Delta in steps; None for other feedback.
+        guarantee: What Sigma-Delta promises of the error; None for other feedback.
     """
 
     frame_in: Frame
@@ -59,8 +57,7 @@ class QuantizedWeight:
     weight_rel_error: float
     output_rel_error: float | None
     proxy_loss: float | None
-    weight_rel_bound: float | None = None
-    largest_state: float | None = None
+    guarantee: Guarantee | None = None
 
     def coeffs(self) -> Tensor:
         """Return Ĉ (frame_in.num_vectors, frame_out.num_vectors), float32."""
@@ -108,9 +105,9 @@ def quantize_weight(
     correct_mean = correct_mean and moments is not None and moments.trust_mean
     hessian = _frame_hessian(frame_in, method, moments, correct_mean, coeffs.device)
 
-    bound = largest_state = None
+    guarantee = None
     if method.feedback == "sigma-delta":
-        quantized, alphabet, bound, largest_state = _sigma_delta(
+        quantized, alphabet, guarantee = _sigma_delta(
             coeffs, frame_in, frame_out, bits, method.order
         )
     elif method.alphabet == "mid-rise":
@@ -130,7 +127,7 @@ def quantize_weight(
     error = _synthesis(frame_in, frame_out, alphabet.values(codes) - coeffs)
     shift = -(moments.mean.float() @ error) if correct_mean and moments is not None else None
     loss, output_rel_error = _output_error(weight, error, moments, shift)
-    zero_point, energy = alphabet.zero_point, weight.square().sum()
+    zero_point = alphabet.zero_point
     return QuantizedWeight(
         frame_in=frame_in,
         frame_out=frame_out,
@@ -140,9 +137,8 @@ def quantize_weight(
         zero_points=None if zero_point is None else zero_point.T.contiguous().to(torch.uint8),
         group_size=alphabet.group_size,
         bias_shift=shift,
-        weight_rel_error=_ratio(error.square().sum(), energy),
-        weight_rel_bound=None if bound is None else _ratio(bound.square().sum(), energy),
-        largest_state=largest_state,
+        weight_rel_error=_ratio(error.square().sum(), weight.square().sum()),
+        guarantee=guarantee,
         output_rel_error=output_rel_error,
         proxy_loss=loss,
     )
@@ -175,8 +171,8 @@ def _frame_hessian(
 
 def _sigma_delta(
     coeffs: Tensor, frame_in: Frame, frame_out: Frame, bits: int, order: int
-) -> tuple[Tensor, UniformAlphabet, Tensor, float]:
-    """Return Ĉ, its alphabet, the error bound of each column or row, and the largest state.
+) -> tuple[Tensor, UniformAlphabet, Guarantee]:
+    """Return Ĉ, its alphabet, and what is known of the error.
 
     The state runs along the reduction axis, or along the output axis where the frame is there: then
     all rows have one step, since scales are stored by output vector.
@@ -190,11 +186,11 @@ def _sigma_delta(
     if along_out:
         alphabet = replace(alphabet, step=alphabet.step.amax().expand_as(alphabet.step))
     quantized, states = sigma_delta(sequences, alphabet, order)
-    bounds = error_bounds(frame, alphabet.step[0], states, order)
+    guarantee = Guarantee.of(frame, alphabet.step[0], states, order)
     if along_out:
         quantized = quantized.T
         alphabet = replace(alphabet, step=alphabet.step[:, :1].expand(1, quantized.shape[1]))
-    return quantized, alphabet, bounds, float(states.max())
+    return quantized, alphabet, guarantee
 
 
 def _rounded(coeffs: Tensor, hessian: Tensor | None, alphabet: UniformAlphabet) -> Tensor:

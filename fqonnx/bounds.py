@@ -1,0 +1,97 @@
+"""Guaranteed errors of a compiled model beside the measured ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from fqonnx.diff import OutputDiff
+from fqonnx.passes import BoundOutputsPass, LayerNorms, LinearLayer, operator_norm
+from fqonnx.passes.constants import constant
+from fqonnx.quant import QuantizedWeight
+from fqonnx.quantize_layers import QuantizedLayers
+from fqonnx.report import OutputBound
+from fqonnx.session import Feed
+
+
+def output_bounds(
+    model: ir.Model,
+    quantized: QuantizedLayers,
+    feeds: Sequence[Feed],
+    outputs: Sequence[OutputDiff],
+) -> list[OutputBound]:
+    """Bound the error of each output for inputs as long as the longest of the samples.
+
+    Args:
+        model: The compiled model, whose operators compute exactly (``onnx`` lowering).
+        quantized: What its layers hold.
+        feeds: The samples that the models were compared on.
+        outputs: What was measured on them.
+    """
+    found: dict[ir.Node, LayerNorms] = {}
+    promised: dict[ir.Node, LayerNorms] = {}
+    for replacement in quantized.replacements:
+        for layer in replacement.layers:
+            node, weight = quantized.nodes[layer.name], replacement.quantized
+            bias = replacement.biases.get(layer.name)
+            found[node] = _norms(layer, weight, bias)
+            if weight.guarantee is not None:
+                promised[node] = replace(
+                    found[node],
+                    weight_error=weight.guarantee.error_bound,
+                    bias_error=bias.guarantee.error_bound if bias and bias.guarantee else 0.0,
+                )
+    by_weights, by_frame = BoundOutputsPass(found), BoundOutputsPass(promised)
+    by_weights(model)
+    if found.keys() == promised.keys():
+        by_frame(model)
+
+    names = [str(value.name) for value in model.graph.inputs]
+    norm = max((_longest([feed[name] for name in names]) for feed in feeds), default=0.0)
+    bounds = []
+    for output in outputs:
+        weights = by_weights.bounds[output.name]
+        frame = by_frame.bounds.get(output.name, "")
+        bounds.append(
+            OutputBound(
+                name=output.name,
+                input_norm=norm,
+                error=output.max_sample_error,
+                bound=None if isinstance(weights, str) else weights.at(norm),
+                bound_by_frame=None if isinstance(frame, str) else frame.at(norm),
+                reason=weights if isinstance(weights, str) else None,
+            )
+        )
+    return bounds
+
+
+def _norms(
+    layer: LinearLayer, quantized: QuantizedWeight, quantized_bias: QuantizedWeight | None
+) -> LayerNorms:
+    """Return the norms of a layer and of its errors as they are."""
+    weight, tensor = layer.matrix(), constant(layer.bias)
+    bias = np.zeros(1) if tensor is None else tensor.numpy().astype(np.float64)
+    if quantized_bias is not None:
+        bias_error = quantized_bias.dequantize()[:, 0].cpu().double().numpy() - bias
+    elif quantized.bias_shift is not None:
+        bias_error = quantized.bias_shift.cpu().double().numpy()
+    else:
+        bias_error = np.zeros(1)
+    return LayerNorms(
+        weight=operator_norm(weight),
+        weight_error=operator_norm(quantized.dequantize().cpu().numpy() - weight),
+        bias=float(np.linalg.norm(bias)),
+        bias_error=float(np.linalg.norm(bias_error)),
+    )
+
+
+def _longest(inputs: Sequence[NDArray[np.generic]]) -> float:
+    """Return the largest norm of a sample of a batch, over all inputs together."""
+    squares = sum(
+        np.square(array.astype(np.float64)).reshape(len(array), -1).sum(1) for array in inputs
+    )
+    return float(np.sqrt(np.max(squares)))
