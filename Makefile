@@ -6,7 +6,8 @@ BIN    := $(abspath $(VENV))/bin
 ROOT   := $(CURDIR)
 SOURCES := $(shell find fqonnx passes runtime_ops -name '*.py') pyproject.toml
 
-.PHONY: demo test lint types imports unit bench quality redundancy architectures clean
+.PHONY: demo test lint types imports unit bench quality redundancy sigma-delta feedback \
+	architectures clean
 
 demo: $(VENV)/.package
 	$(BIN)/python tools/demo.py --folder demo
@@ -36,6 +37,13 @@ quality: $(VENV)/.package
 
 redundancy: $(VENV)/.package
 	$(BIN)/python tools/redundancy.py --markdown docs/redundancy.md
+
+# DATA names the folder of MNIST's idx files.
+sigma-delta: $(VENV)/.package
+	$(BIN)/python tools/sigma_delta.py --data $(DATA) --markdown docs/sigma-delta.md
+
+feedback: $(VENV)/.package
+	$(BIN)/python tools/feedback.py --markdown docs/feedback.md
 
 # DATA names a folder of pretrained models; without it their rows are left out.
 architectures: $(VENV)/.package

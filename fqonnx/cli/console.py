@@ -120,7 +120,8 @@ def _layer_table(layers: Sequence[LayerReport]) -> Table:
     table = Table(Column("layer", no_wrap=True), *map(right, columns))
     table.caption = caption
     table.caption_justify = "left"
-    longest = max(20, console.width - 57)  # what the other columns leave
+    # what the other columns leave
+    longest = max(20, console.width - (60 if bounded else 57))
     for layer in layers:
         table.add_row(
             escape(_end(layer.name, longest)),

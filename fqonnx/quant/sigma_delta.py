@@ -37,10 +37,20 @@ class Guarantee:
 
     @classmethod
     def of(cls, frame: HarmonicFrame, step: Tensor, states: Tensor, order: int) -> Guarantee:
-        """Gather the columns; arguments are as in `variation_bounds`."""
+        """Gather the columns; arguments are as in `variation_bounds`.
+
+        Raises:
+            OverflowError: The state has left its bounds: the scheme is unstable.
+        """
+        largest = float(states.max())
+        if largest > _LIMIT[order]:
+            raise OverflowError(
+                f"Sigma-Delta of order {order} is unstable: its state reached {largest:.3g} steps, "
+                f"stable is up to {_LIMIT[order]:.3g}"
+            )
         published = variation_bounds(frame, step, states, order)
         least = torch.minimum(published, spectral_bounds(frame, step, states, order))
-        return cls(float(states.max()), float(least.norm()), float(published.norm()))
+        return cls(largest, float(least.norm()), float(published.norm()))
 
 
 def sigma_delta(coeffs: Tensor, alphabet: UniformAlphabet, order: int = 1) -> tuple[Tensor, Tensor]:
@@ -61,9 +71,6 @@ def sigma_delta(coeffs: Tensor, alphabet: UniformAlphabet, order: int = 1) -> tu
     Returns:
         Ĉ (num_vectors, dim_out) and the largest |u|, or |v| for order 2, of each column (dim_out,)
         in steps.
-
-    Raises:
-        OverflowError: The state has left its bounds: the scheme is unstable.
     """
     quantized = torch.empty_like(coeffs)
     first, second, largest = (torch.zeros_like(coeffs[0]) for _ in range(3))
@@ -77,13 +84,7 @@ def sigma_delta(coeffs: Tensor, alphabet: UniformAlphabet, order: int = 1) -> tu
         second = second + first
         largest = torch.maximum(largest, (first if order == 1 else second).abs())
     step = alphabet.step[0]
-    states = torch.where(step > 0, largest / step, 0.0)
-    if float(states.max()) > _LIMIT[order]:
-        raise OverflowError(
-            f"Sigma-Delta of order {order} is unstable at {alphabet.bits} bits: its state reached "
-            f"{float(states.max()):.3g} steps, stable is up to {_LIMIT[order]:.1f}"
-        )
-    return quantized, states
+    return quantized, torch.where(step > 0, largest / step, 0.0)
 
 
 def variation_bounds(frame: HarmonicFrame, step: Tensor, states: Tensor, order: int = 1) -> Tensor:
