@@ -388,7 +388,7 @@ def test_range_step_is_the_next_in_float16_from_what_holds_the_column(
 ) -> None:
     coeffs = (normal(9, 4, seed=seed) * size).to(dtype)
     alphabet = range_alphabet(coeffs, bits, order)
-    headroom = {1: 1 / 2, 2: 2 / 3 if bits == 1 else 1.0}[order]
+    headroom = 1 / 2 if order == 1 else {1: 2 / 3, 2: 1.0, 3: 1.0, 4: 3 / 2}[bits]
     exact = coeffs.double().abs().amax(0, keepdim=True) / (2 ** (bits - 1) - headroom)
     step = alphabet.step.to(SCALE_DTYPE)
     below = np.nextafter(step.numpy(), np.float16(0)).astype(np.float64)

@@ -91,13 +91,22 @@ def test_six_coefficients_by_hand() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(bits=st.integers(1, 4), rows=st.integers(1, 80), seed=SEEDS)
-def test_the_state_of_order_one_is_within_half_a_step(bits: int, rows: int, seed: int) -> None:
+def test_the_state_is_within_half_a_step_where_that_is_proven(
+    bits: int, rows: int, seed: int
+) -> None:
     # Whatever the coefficients: these are of no frame, and many of them the largest.
     coeffs = (normal(rows, 20, seed=seed) * 3).clamp(-1, 1)
-    alphabet = range_alphabet(coeffs, bits)
-    quantized, states = sigma_delta(coeffs, alphabet)
-    assert (states <= 0.5 + 1e-12).all()
-    assert torch.equal(alphabet.nearest(quantized), quantized)
+    for order in (1, 2) if bits == 4 else (1,):
+        alphabet = range_alphabet(coeffs, bits, order)
+        quantized, states = sigma_delta(coeffs, alphabet, order)
+        assert (states <= 0.5 + 1e-12).all()
+        assert torch.equal(alphabet.nearest(quantized), quantized)
+
+
+def test_four_bits_of_order_two_are_stable_for_the_weight_that_changes_nothing() -> None:
+    # With one step of headroom, as at fewer bits, column 53 took the state beyond two steps.
+    steps, _, _ = rounded(torch.eye(73, dtype=torch.float64), HarmonicFrame(73, 106), 4, 2)
+    assert steps.cumsum(0).cumsum(0).abs().max() <= 0.5 + 1e-12
 
 
 @settings(deadline=None, max_examples=120)
