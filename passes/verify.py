@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from fqonnx.errors import ModelError
+from fqonnx.frames.harmonic import least_harmonic_size
 from fqonnx.runtime_ops import DOMAIN
 
 _DIMS = ("dim_in", "dim_out", "num_vectors_in", "num_vectors_out", "bits", "block_size")
@@ -67,6 +68,8 @@ def _check_node(model: ir.Model, node: ir.Node) -> None:
             expected[f"signs_{side}"] = (-(-dim // 8),)
         elif kind == "identity" and dim != vectors:
             raise _defect(str(node.name), f"frame_{side} is the identity of {dim} and {vectors}")
+        elif kind == "harmonic" and vectors < least_harmonic_size(dim):
+            raise _defect(str(node.name), f"frame_{side} has {vectors} vectors in R^{dim}")
         subspaces = node.attributes.get_ints(f"subspaces_{side}", ())
         if kind == "fusion" and (len(subspaces) != 3 or subspaces[0] * subspaces[1] != vectors):
             raise _defect(str(node.name), f"subspaces_{side} {subspaces} are not of {vectors}")

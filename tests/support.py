@@ -12,7 +12,15 @@ import pytest
 import torch
 from onnx.reference.op_run import OpRun
 
-from fqonnx.frames import Frame, FusionFrame, IdentityFrame, SignedFrame
+from fqonnx.config import Method
+from fqonnx.frames import (
+    Frame,
+    FusionFrame,
+    HadamardFrame,
+    HarmonicFrame,
+    IdentityFrame,
+    SignedFrame,
+)
 from fqonnx.packing import choose_block_size, pack_codes, pack_signs
 from fqonnx.quant import QuantizedWeight
 
@@ -76,6 +84,16 @@ def fusion_frame(dim: int, subspaces: tuple[int, int, int], seed: int = 0) -> Fu
     signs = np.random.default_rng(seed).choice(np.array([-1, 1], np.int8), dim)
     num_vectors = subspaces[0] * subspaces[1]
     return FusionFrame(dim, num_vectors, torch.from_numpy(signs), *subspaces)
+
+
+def frame_for(method: Method, dim: int, redundancy: float = 1.0, seed: int = 0) -> Frame:
+    """Return the frame of R^dim that a method wants; those without signs do without the seed."""
+    if method.frame == "identity":
+        return IdentityFrame(dim)
+    if method.frame == "harmonic":
+        return HarmonicFrame.create(dim, redundancy)
+    kind = FusionFrame if method.frame == "fusion" else HadamardFrame
+    return kind.create(dim, redundancy, seed)
 
 
 def random_weight(

@@ -14,6 +14,7 @@ def test_defaults_are_valid() -> None:
     assert config.recipe.redundancy == 1.0
     assert config.method in METHODS
     assert config.sides is None
+    assert config.order == 1
     assert config.sequential is False
     assert config.recipe.lowering == "fused"
 
@@ -23,10 +24,13 @@ def test_defaults_are_valid() -> None:
     [
         *({"bits": bits} for bits in (1, 2, 3, 4)),
         *({"method": method} for method in METHODS),
-        *({"lowering": lowering} for lowering in ("fused", "stock", "onnx")),
-        *({"redundancy": redundancy} for redundancy in (1, 1.0, 1.125, 3.0, 16.0)),
+        *({"lowering": lowering} for lowering in (None, "fused", "stock", "onnx")),
+        *({"redundancy": redundancy} for redundancy in (None, 1, 1.0, 1.125, 3.0, 16.0)),
         {"method": "rtn", "redundancy": 1.0},
-        *({"sides": sides} for sides in (None, "in", "both")),
+        *({"sides": sides} for sides in (None, "in", "out", "both")),
+        *({"method": "sigma-delta", "order": order, "bits": 1} for order in (1, 2)),
+        *({"method": method, "order": 1} for method in METHODS),
+        {"method": "rtn", "redundancy": None, "sides": None},
         *({"method": method, "sides": "in"} for method in METHODS),
         {"method": "framequant", "sides": "both", "redundancy": 1.1, "sequential": True},
         {"include": ("*attention*",), "exclude": ("lm_head",), "mask_input": "mask", "seed": 7},
@@ -55,6 +59,15 @@ def test_valid_options(options: dict[str, Any]) -> None:
         ({"sides": ("in", "both")}, "sides", "found ('in', 'both')"),
         ({"method": "gptq", "sides": "both"}, "sides", "'gptq' uses no frame"),
         ({"method": "rtn", "sides": "both"}, "sides", "'rtn' uses no frame"),
+        ({"method": "gptq", "sides": "out"}, "sides", "'gptq' uses no frame"),
+        *(
+            ({"method": "sigma-delta", "order": order}, "order", f"found {order}, expected 1 or 2")
+            for order in (0, 3, -1, 1.5, 2.0, "1")
+        ),
+        *(
+            ({"method": method, "order": 2}, "order", f"found 2, and method '{method}' has no")
+            for method in ("auto", "framequant", "gptq", "rtn")
+        ),
         ({"lowering": "native"}, "lowering", "found 'native'"),
     ],
 )
@@ -78,8 +91,11 @@ def test_hints_name_the_choices() -> None:
         CompileConfig(lowering="native")  # type: ignore[arg-type]
     assert all(name in caught.value.hint for name in ("fused", "stock", "onnx"))
     with pytest.raises(ConfigError) as caught:
-        CompileConfig(sides="out")  # type: ignore[arg-type]
-    assert all(name in caught.value.hint for name in ("in", "both"))
+        CompileConfig(sides="left")  # type: ignore[arg-type]
+    assert all(name in caught.value.hint for name in ("in", "out", "both"))
+    with pytest.raises(ConfigError) as caught:
+        CompileConfig(order=2)
+    assert "sigma-delta" in caught.value.hint
 
 
 def test_replacing_an_option_checks_it() -> None:
@@ -93,7 +109,7 @@ def test_config_does_not_change() -> None:
 
 
 def test_methods_are_known_by_their_own_names() -> None:
-    assert set(METHODS) == {"auto", "framequant", "gptq", "rtn"}
+    assert set(METHODS) == {"auto", "framequant", "sigma-delta", "gptq", "rtn"}
     for name, method in METHODS.items():
         assert method.name == name
         assert method.step_multipliers
@@ -103,7 +119,7 @@ def test_methods_are_known_by_their_own_names() -> None:
 
 
 def test_only_the_own_method_has_the_own_ideas() -> None:
-    for name in ("framequant", "gptq", "rtn"):
+    for name in METHODS.keys() - {"auto"}:
         method = METHODS[name]
         assert method.step_multipliers == (1.0,)
         assert method.sweeps == 0
@@ -128,3 +144,29 @@ def test_framequant_is_that_of_its_authors() -> None:
 def test_one_bit_with_an_integer_zero_point_is_refused(method: str) -> None:
     with pytest.raises(ConfigError, match="two levels on one side of zero"):
         CompileConfig(method=method, bits=1)
+
+
+def test_sigma_delta_is_that_of_its_authors_with_exact_operators() -> None:
+    method = METHODS["sigma-delta"]
+    assert (method.frame, method.sides, method.redundancy) == ("harmonic", "in", 3.0)
+    assert (method.alphabet, method.feedback, method.order) == ("range", "sigma-delta", 1)
+    assert method.lowering == "onnx"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_recipe_is_the_method_where_nothing_is_asked_for(name: str) -> None:
+    config = CompileConfig(method=name)
+    assert config.recipe == METHODS[name]
+    assert (config.redundancy, config.sides, config.lowering) == (None, None, None)
+
+
+@pytest.mark.parametrize("name", ["auto", "framequant", "sigma-delta"])
+def test_recipe_keeps_what_was_asked_for(name: str) -> None:
+    asked: dict[str, Any] = {"redundancy": 1.0, "sides": "out", "lowering": "stock"}
+    recipe = CompileConfig(method=name, **asked).recipe
+    assert recipe == dataclasses.replace(METHODS[name], **asked)
+    assert METHODS[name].sides != "out"
+
+
+def test_recipe_has_the_order() -> None:
+    assert CompileConfig(method="sigma-delta", order=2).recipe.order == 2

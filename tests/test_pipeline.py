@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnx
@@ -18,6 +17,9 @@ from fqonnx import (
     ModelError,
     compile_model,
 )
+from fqonnx.config import Sides
+from fqonnx.frames import FrameSpec
+from fqonnx.reference import frame_matmul
 from fqonnx.report import LayerReport
 from support import mlp_model, model_from_text
 
@@ -113,7 +115,7 @@ def test_same_seed_same_bytes(mlp: Path, data: Path, tmp_path: Path) -> None:
     assert first.read_bytes() != other.read_bytes()
 
 
-@pytest.mark.parametrize("method", ["auto", "framequant", "gptq"])
+@pytest.mark.parametrize("method", ["auto", "framequant", "sigma-delta", "gptq"])
 def test_bits_per_weight_counts_every_stored_byte(
     method: str, mlp: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -124,7 +126,7 @@ def test_bits_per_weight_counts_every_stored_byte(
         for name, value in ir.load(out).graph.initializers.items()
         if name.endswith((".codes", ".scales", ".zero_points", ".signs_in", ".signs_out"))
     }
-    parts = {"auto": 3, "framequant": 5, "gptq": 3}
+    parts = {"auto": 3, "framequant": 5, "sigma-delta": 2, "gptq": 3}
     assert len(stored) == parts[method] * MLP_LAYERS
     quantized = quantized_layers(report)
     assert sum(stored.values()) == sum(layer.stored_bytes or 0 for layer in quantized)
@@ -143,6 +145,7 @@ def test_report_is_json_with_the_documented_keys(mlp: Path, data: Path, tmp_path
         *("name", "op_type", "dim_in", "dim_out", "status", "reason", "method", "bits"),
         *("redundancy_asked", "redundancy_in", "redundancy_out", "redundancy_stored"),
         *("stored_bytes", "bits_per_weight", "weight_rel_error"),
+        *("weight_rel_bound", "largest_state"),
         *("output_rel_error", "proxy_loss"),
     }
     assert set(report["model"]) == {
@@ -187,9 +190,15 @@ def test_framequant_counts_its_redundancy(
         (CompileConfig(method="framequant", sides="in", redundancy=1.1), (1.125, 1.0)),
         (CompileConfig(sides="both", redundancy=1.25), (1.25, 1.25)),
         (CompileConfig(redundancy=1.25), (1.25, 1.0)),
+        (CompileConfig(sides="out", redundancy=1.25), (1.0, 1.25)),
+        (CompileConfig(method="sigma-delta"), (3.0, 1.0)),
+        (CompileConfig(method="sigma-delta", sides="out", redundancy=2.0), (1.0, 2.0)),
         (CompileConfig(method="gptq", bits=3), (1.0, 1.0)),
     ],
-    ids=["fusion in", "hadamard both", "hadamard in", "none"],
+    ids=[
+        *("fusion in", "hadamard both", "hadamard in", "hadamard out"),
+        *("harmonic in", "harmonic out", "none"),
+    ],
 )
 def test_report_tells_the_sides_apart(
     config: CompileConfig, redundancy: tuple[float, float], mlp: Path, data: Path, tmp_path: Path
@@ -213,10 +222,10 @@ def test_report_of_padded_layers_counts_the_padding(data: Path, tmp_path: Path) 
     assert layer.redundancy_out == rows / 33 > 1.0
 
 
-@pytest.mark.parametrize("sides", ["in", "both"])
-@pytest.mark.parametrize("method", ["auto", "framequant"])
+@pytest.mark.parametrize("sides", ["in", "out", "both"])
+@pytest.mark.parametrize("method", ["auto", "framequant", "sigma-delta"])
 def test_four_bits_are_close_whatever_the_frames(
-    method: str, sides: Literal["in", "both"], mlp: Path, data: Path, tmp_path: Path
+    method: str, sides: Sides, mlp: Path, data: Path, tmp_path: Path
 ) -> None:
     results = {}
     for lowering in ("fused", "stock", "onnx"):
@@ -514,3 +523,66 @@ def test_names_with_brackets_and_patterns_that_match_nothing(data: Path, tmp_pat
     assert [x.name for x in report.layers if x.status == "quantized"] == ["first"]
     report = compile_model(path, out, CompileConfig(exclude=("tpyo*",)), calibration=data)
     assert any("'tpyo*' matches no layer" in warning for warning in report.warnings)
+
+
+# Sigma-Delta
+
+
+def frame_of(node: onnx.NodeProto, side: str) -> FrameSpec:
+    names = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    kind = names.get(f"frame_{side}", b"identity").decode()
+    return FrameSpec(kind, names[f"dim_{side}"], names[f"num_vectors_{side}"])
+
+
+def by_the_reference(path: Path, x: np.ndarray) -> np.ndarray:
+    """Return the output of a compiled model of the three layers, by the format alone."""
+    model = onnx.load(path)
+    arrays = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    for number, node in enumerate(n for n in model.graph.node if n.domain == "fqonnx"):
+        names = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        codes, scales = (
+            next(arrays[i] for i in node.input if i.endswith(end)) for end in (".codes", ".scales")
+        )
+        bias = next((arrays[i] for i in node.input if i in ("b1", "b2")), None)
+        frames = {f"frame_{side}": frame_of(node, side) for side in ("in", "out")}
+        x = np.maximum(x, 0) if number else x
+        x = frame_matmul(x, codes, scales, bias=bias, bits=names["bits"], **frames)
+    return x
+
+
+@pytest.mark.parametrize(
+    ("bits", "order", "sides"),
+    [(1, 1, "in"), (2, 1, "in"), (1, 2, "in"), (2, 2, "out"), (2, 1, "out"), (2, 1, "both")],
+)
+def test_sigma_delta_is_exact_and_within_its_bounds(
+    bits: int, order: int, sides: Sides, mlp: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.onnx"
+    config = CompileConfig(method="sigma-delta", bits=bits, order=order, sides=sides)
+    report = compile_model(mlp, out, config, calibration="none")
+    layers = quantized_layers(report)
+    assert len(layers) == MLP_LAYERS
+    for layer in layers:
+        assert layer.weight_rel_error is not None
+        assert layer.weight_rel_bound is not None
+        assert layer.largest_state is not None
+        assert 0 < layer.weight_rel_error <= layer.weight_rel_bound
+        assert 0 < layer.largest_state <= (0.501 if order == 1 else 2.0)
+    expected, found = by_the_reference(out, np.load(data)["x"]), run(out, data)
+    assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
+
+
+def test_other_methods_promise_nothing(mlp: Path, tmp_path: Path) -> None:
+    report = compile_model(mlp, tmp_path / "out.onnx", calibration="none")
+    for layer in quantized_layers(report):
+        assert (layer.weight_rel_bound, layer.largest_state) == (None, None)
+
+
+def test_sigma_delta_needs_no_data(mlp: Path, data: Path, tmp_path: Path) -> None:
+    config = CompileConfig(method="sigma-delta")
+    for name, calibration in (("with", data), ("without", "none")):
+        compile_model(mlp, tmp_path / name, config, calibration=calibration)
+    first, second = (ir.load(tmp_path / n).graph.initializers for n in ("with", "without"))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        np.testing.assert_array_equal(value.const_value.numpy(), second[name].const_value.numpy())

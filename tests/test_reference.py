@@ -12,6 +12,7 @@ from fqonnx.frames import (
     FrameSpec,
     FusionFrame,
     HadamardFrame,
+    HarmonicFrame,
     IdentityFrame,
     fusion_size,
     hadamard_size,
@@ -24,15 +25,17 @@ from fqonnx.reference import (
     frame_dequant,
     frame_matmul,
 )
-from support import described, fusion_frame, packed, random_weight
+from support import described, frame_for, fusion_frame, packed, random_weight
 
-KINDS = ("fusion", "hadamard", "identity")
+KINDS = ("fusion", "hadamard", "harmonic", "identity")
 FRAMES = pytest.mark.parametrize("frame_in", KINDS)
 
 
 def draw_frame(kind: str, dim: int, redundancy: float = 1.3) -> Frame:
     if kind == "identity":
         return IdentityFrame(dim)
+    if kind == "harmonic":
+        return HarmonicFrame.create(dim, redundancy)
     frame = HadamardFrame if kind == "hadamard" else FusionFrame
     return frame.create(dim, redundancy, seed=dim)
 
@@ -95,8 +98,15 @@ def test_fusion_operator_is_parseval(dim_in: int, sixteenths: int, seed: int) ->
     assert_parseval(FrameSpec("fusion", dim_in, subspaces[0] * subspaces[1], subspaces), seed)
 
 
-def assert_parseval(frame: FrameSpec, seed: int) -> None:
-    operator = analysis_operator(frame, random_signs(frame.dim, seed))
+@settings(deadline=None, max_examples=40)
+@given(dim_in=st.integers(1, 200), more=st.integers(1, 300))
+def test_harmonic_operator_is_parseval(dim_in: int, more: int) -> None:
+    assert_parseval(FrameSpec("harmonic", dim_in, dim_in + more), None)
+
+
+def assert_parseval(frame: FrameSpec, seed: int | None) -> None:
+    signs = None if seed is None else random_signs(frame.dim, seed)
+    operator = analysis_operator(frame, signs)
     assert operator.shape == (frame.num_vectors, frame.dim)
     assert np.allclose(operator.T @ operator, np.eye(frame.dim), rtol=0, atol=1e-10)
 
@@ -177,6 +187,15 @@ def test_subspaces_of_a_fusion_frame_are_of_one_dimension() -> None:
         assert np.allclose(vectors @ vectors.T, np.eye(4) * 18 / 28)
 
 
+def test_harmonic_operators_by_hand() -> None:
+    root2, root3, root6 = (math.sqrt(1 / n) for n in (2, 3, 6))
+    odd = [[root3, 2 * root6, 0], [root3, -root6, root2], [root3, -root6, -root2]]
+    assert np.allclose(analysis_operator(FrameSpec("harmonic", 3, 3), None), odd)
+    assert np.allclose(analysis_operator(FrameSpec("harmonic", 2, 3), None), np.array(odd)[:, 1:])
+    even = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]]) * root2
+    assert np.allclose(analysis_operator(FrameSpec("harmonic", 2, 4), None), even)
+
+
 def test_identity_operator_is_the_identity() -> None:
     assert np.array_equal(analysis_operator(FrameSpec("identity", 7, 7), None), np.eye(7))
 
@@ -255,8 +274,8 @@ def test_computes_in_float64_whatever_the_activation(frame_in: str) -> None:
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
 def test_the_packed_weight_is_the_one_that_was_quantized(method: Method, bits: int) -> None:
     weight = torch.randn(150, 6, generator=torch.Generator().manual_seed(0))
-    frame_in = draw_frame(method.frame, 150, 1.25)
-    frame_out = draw_frame(method.frame if method.sides == "both" else "identity", 6, 1.25)
+    frame_in = frame_for(method, 150, 1.25)
+    frame_out = frame_for(method, 6, 1.25) if method.sides == "both" else IdentityFrame(6)
     result = quantize_weight(weight, frame_in, frame_out, method, bits)
     rebuilt = frame_dequant(**packed(result), **described(result))
     assert np.allclose(rebuilt, result.dequantize().numpy(), atol=1e-5)

@@ -85,6 +85,8 @@ class HarmonicFrame(Frame):
 
     def analysis(self, x: Tensor) -> Tensor:
         """Return x·Tᵀ by an inverse real FFT, O(N log N)."""
+        if not x.numel():  # torch's FFT refuses what is empty
+            return x.new_zeros(*x.shape[:-1], self.num_vectors)
         pairs = x if x.dtype == torch.float64 else x.float()
         spectrum = x.new_zeros(
             *x.shape[:-1], self.num_vectors // 2 + 1, dtype=pairs.dtype.to_complex()
@@ -98,6 +100,8 @@ class HarmonicFrame(Frame):
 
     def synthesis(self, coeffs: Tensor) -> Tensor:
         """Return coeffs·T by a real FFT."""
+        if not coeffs.numel():
+            return coeffs.new_zeros(*coeffs.shape[:-1], self.dim)
         real = coeffs if coeffs.dtype == torch.float64 else coeffs.float()
         spectrum = torch.fft.rfft(real) * math.sqrt(2.0 / self.num_vectors)
         inner = spectrum[..., 1 : self.dim // 2 + 1]
@@ -108,18 +112,20 @@ class HarmonicFrame(Frame):
 
     def inner_product(self, distance: int) -> float:
         """Return ⟨e_j, e_{j + distance}⟩ of the unit-norm frame vectors, the same for all j."""
-        frequencies = torch.arange(1, self.dim // 2 + 1, dtype=torch.float64)
-        cosines = (2.0 * math.pi * distance / self.num_vectors * frequencies).cos()
+        cosines = (2.0 * distance * self._half_angles()).cos()
         return 2.0 / self.dim * (self.dim % 2 / 2.0 + float(cosines.sum()))
 
     def variation(self, order: int = 1) -> float:
         """Return the frame variation of the unit-norm frame vectors in their natural order.
 
         Σ_j ‖e_j − e_{j+1}‖ for order 1 (Benedetto, Powell and Yılmaz 2006, §III), and
-        Σ_j ‖e_j − 2·e_{j+1} + e_{j+2}‖ for order 2, j from the first vector as far as they go.
+        Σ_j ‖e_j − 2·e_{j+1} + e_{j+2}‖ for order 2, j from the first vector as far as they go. A
+        difference multiplies frequency k by 2·sin(πk/N), so that nothing cancels.
         """
-        near = self.inner_product(1)
-        if order == 1:
-            return (self.num_vectors - 1) * math.sqrt(max(2.0 - 2.0 * near, 0.0))
-        square = 6.0 - 8.0 * near + 2.0 * self.inner_product(2)
-        return max(self.num_vectors - 2, 0) * math.sqrt(max(square, 0.0))
+        factors = (2.0 * self._half_angles().sin()) ** (2 * order)
+        return max(self.num_vectors - order, 0) * math.sqrt(2.0 / self.dim * float(factors.sum()))
+
+    def _half_angles(self) -> Tensor:
+        """Return πk/N of the frequencies k."""
+        frequencies = torch.arange(1, self.dim // 2 + 1, dtype=torch.float64)
+        return math.pi / self.num_vectors * frequencies

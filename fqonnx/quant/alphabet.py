@@ -17,9 +17,10 @@ from torch import Tensor
 GAUSSIAN_STEP = {1: 1.596, 2: 0.996, 3: 0.586, 4: 0.335}
 SCALE_DTYPE = torch.float16
 # Half the levels, less what Sigma-Delta's state may add to a coefficient, by bits and order. Half a
-# step keeps the state of order 1 within half a step (Benedetto, Powell and Yılmaz 2006,
-# §II). For order 2 these are the smallest steps at which random weights kept it within two.
-_HEADROOM = {1: dict.fromkeys((1, 2, 3, 4), 1 / 2), 2: {1: 2 / 3, 2: 1.0, 3: 1.0, 4: 1.0}}
+# step keeps the state of order 1 within half a step (Benedetto, Powell and Yılmaz 2006, §II). One
+# and a half do it for order 2, which adds 2v' − v'': that costs little at 4 bits. Below, these are
+# the smallest steps at which random weights kept it within two.
+_HEADROOM = {1: dict.fromkeys((1, 2, 3, 4), 1 / 2), 2: {1: 2 / 3, 2: 1.0, 3: 1.0, 4: 3 / 2}}
 # Groups whose step is too small for float16 become zero; they may hold this part of the energy.
 _NEGLIGIBLE = 1e-6
 

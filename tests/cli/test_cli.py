@@ -85,6 +85,27 @@ def test_sides_are_those_of_the_method(folder: Path) -> None:
         assert {x["redundancy_out"] for x in content["layers"]} == sides
 
 
+def test_sigma_delta_says_what_can_be_lost(folder: Path) -> None:
+    model, report = folder / "mlp.onnx", folder / "r.json"
+    arguments = ("--method", "sigma-delta", "--order", 2, "--bits", 1, "--calibration", "none")
+    compiled = run("compile", model, *arguments, "--sides", "out", "--json", report)
+    assert compiled.exit_code == 0
+    content = json.loads(report.read_text())
+    assert (content["options"]["order"], content["options"]["sides"]) == (2, "out")
+    assert content["options"]["redundancy"] is None
+    assert content["options"]["lowering"] is None
+    layers = [layer for layer in content["layers"] if layer["status"] == "quantized"]
+    assert len(layers) == 3
+    for layer in layers:
+        assert (layer["frame_in"], layer["frame_out"]) == ("identity", "harmonic")
+        assert layer["redundancy_asked"] == 3.0
+        assert 0 < layer["weight_rel_error"] <= layer["weight_rel_bound"]
+        assert 0 < layer["largest_state"] <= 2.0
+    shown = run("inspect", folder / "mlp-1bit.onnx")
+    assert shown.exit_code == 0
+    assert "harmonic" in shown.output
+
+
 def test_missed_threshold_is_exit_1_and_says_by_how_much(folder: Path) -> None:
     model, data, diff = folder / "mlp.onnx", folder / "data.npz", folder / "d.json"
     run("compile", model, "--bits", 1, "--calibration", "none")
@@ -129,6 +150,15 @@ def test_inspect_float_model_shows_what_can_be_quantized(folder: Path) -> None:
         (
             ("compile", "mlp.onnx", "--method", "gptq", "--sides", "both"),
             "sides: method 'gptq' uses no frame",
+        ),
+        (("compile", "mlp.onnx", "--order", "2"), "order: found 2, and method 'auto' has no order"),
+        (
+            ("compile", "mlp.onnx", "--method", "sigma-delta", "--order", "3"),
+            "order: found 3, expected 1 or 2",
+        ),
+        (
+            ("compile", "mlp.onnx", "--method", "rtn", "--sides", "out"),
+            "sides: method 'rtn' uses no frame",
         ),
         (("compile", "mlp.onnx", "--calibration", "absent.npz"), "absent.npz: no such file"),
         (("compile", "mlp.onnx", "--include", "nothing*"), "no layer that matches nothing*"),

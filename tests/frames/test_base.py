@@ -1,4 +1,4 @@
-"""What every frame with signs does alike."""
+"""What every frame does alike, and what every frame with signs does."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fqonnx.frames import FusionFrame, HadamardFrame
+from fqonnx.frames import Frame, FusionFrame, HadamardFrame, HarmonicFrame
 
-Kind = type[HadamardFrame] | type[FusionFrame]
-KINDS = (HadamardFrame, FusionFrame)
-EVERY_KIND = pytest.mark.parametrize("kind", KINDS, ids=["hadamard", "fusion"])
+Signed = type[HadamardFrame] | type[FusionFrame]
+Kind = Signed | type[HarmonicFrame]
+EVERY_SIGNED_KIND = pytest.mark.parametrize("kind", [HadamardFrame, FusionFrame])
+EVERY_KIND = pytest.mark.parametrize("kind", [HadamardFrame, FusionFrame, HarmonicFrame])
 
 # 17, 31, 61, 127, 997, 4099 and 4999 are prime; 64 and 4096 powers of two; 4097 = 17·241.
 AWKWARD_DIMS = (
@@ -23,6 +24,12 @@ AWKWARD_DIMS = (
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def create(kind: Kind, dim: int, redundancy: float, seed: int) -> Frame:
+    if kind is HarmonicFrame:
+        return HarmonicFrame.create(dim, redundancy)
+    return kind.create(dim, redundancy, seed)
 
 
 @EVERY_KIND
@@ -80,8 +87,8 @@ def test_input_is_left_as_it_was(kind: Kind, redundancy: float) -> None:
     assert torch.equal(coeffs, kept)
 
 
-@EVERY_KIND
-def test_the_frames_of_one_size_differ_by_their_signs_only(kind: Kind) -> None:
+@EVERY_SIGNED_KIND
+def test_the_frames_of_one_size_differ_by_their_signs_only(kind: Signed) -> None:
     first, again, other = (kind.create(50, 1.25, seed) for seed in (7, 7, 8))
     assert torch.equal(first.signs, again.signs)
     assert not torch.equal(first.signs, other.signs)
@@ -115,7 +122,7 @@ def test_gram_is_a_projection_of_rank_dim(kind: Kind, dim: int, redundancy: floa
 def test_transformed_hessian_is_t_h_t_transposed(
     kind: Kind, dim: int, redundancy: float, seed: int
 ) -> None:
-    frame = kind.create(dim, redundancy, seed)
+    frame = create(kind, dim, redundancy, seed)
     rows = normal(dim + 3, dim, seed=seed)
     hessian = rows.T @ rows
     matrix = frame.matrix()
@@ -127,7 +134,7 @@ def test_transformed_hessian_is_t_h_t_transposed(
 @EVERY_KIND
 @pytest.mark.parametrize("dim", AWKWARD_DIMS)
 def test_unit_vectors_come_back(kind: Kind, dim: int) -> None:
-    frame = kind.create(dim, 1.5, seed=3)
+    frame = create(kind, dim, 1.5, seed=3)
     units = torch.zeros(3, dim, dtype=torch.float64)
     for row, position in enumerate((0, dim // 2, dim - 1)):
         units[row, position] = 1
@@ -142,7 +149,7 @@ def test_unit_vectors_come_back(kind: Kind, dim: int) -> None:
 def test_synthesis_is_the_adjoint_of_analysis(
     kind: Kind, dim: int, redundancy: float, seed: int
 ) -> None:
-    frame = kind.create(dim, redundancy, seed)
+    frame = create(kind, dim, redundancy, seed)
     x = normal(dim, seed=seed)
     coeffs = normal(frame.num_vectors, seed=seed + 1)
     left, right = frame.analysis(x) @ coeffs, x @ frame.synthesis(coeffs)

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from fqonnx.errors import ModelError
-from fqonnx.frames import Frame, FusionFrame, HadamardFrame, IdentityFrame
+from fqonnx.frames import Frame, FusionFrame, HadamardFrame, HarmonicFrame, IdentityFrame
 from fqonnx.passes import QuantizeWeightsPass, Replacement, SelectWeightsPass, VerifyPass
 from fqonnx.passes.verify import Signature, graph_signature
 from support import conv_model, model_from_text, random_weight
@@ -62,6 +62,19 @@ def test_compiled_model_passes_unchanged(all_parts: bool) -> None:
     before = ir.to_proto(model).SerializeToString(deterministic=True)
     assert not VerifyPass(signature)(model).modified
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("frame_out", [40, HarmonicFrame.create(40, 2.0)], ids=["in", "both"])
+def test_frames_without_signs_pass(frame_out: Frame | int) -> None:
+    model, signature = compiled(HarmonicFrame.create(48, 3.0), frame_out)
+    assert not VerifyPass(signature)(model).modified
+    assert not any("signs" in name for name in model.graph.initializers)
+
+
+@pytest.mark.parametrize("name", ["codes", "scales"])
+def test_shape_that_does_not_fit_a_harmonic_frame_is_found(name: str) -> None:
+    model, signature = compiled(HarmonicFrame.create(48, 3.0), HarmonicFrame.create(40, 2.0))
+    assert_shape_is_found(model, signature, name, (81, 1))
 
 
 def test_float_model_passes() -> None:
@@ -174,7 +187,10 @@ def test_packed_input_that_is_missing_is_found(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["dim_in", "dim_out", "num_vectors_in", "num_vectors_out", "bits", "block_size"]
 )
-@pytest.mark.parametrize("frame_in", [HadamardFrame.create(48, 1.25), IdentityFrame(48)])
+@pytest.mark.parametrize(
+    "frame_in",
+    [HadamardFrame.create(48, 1.25), HarmonicFrame.create(48, 3.0), IdentityFrame(48)],
+)
 def test_attribute_that_is_missing_or_wrong_is_found(name: str, frame_in: Frame) -> None:
     model, signature = compiled(frame_in)
     del model.graph[0].attributes[name]

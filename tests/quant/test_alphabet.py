@@ -10,6 +10,7 @@ from fqonnx.quant import (
     UniformAlphabet,
     gaussian_alphabet,
     min_max_alphabet,
+    range_alphabet,
     two_sigma_alphabet,
 )
 from fqonnx.quant.alphabet import GAUSSIAN_STEP, SCALE_DTYPE
@@ -23,6 +24,7 @@ ROUNDED = 2.0**-11  # relative error of a step in float16
 Build = Callable[[torch.Tensor, int], UniformAlphabet]
 BUILD: dict[str, Build] = {
     "gaussian": gaussian_alphabet,
+    "range": range_alphabet,
     "two-sigma": lambda coeffs, bits: two_sigma_alphabet(coeffs, bits)[0],
     "min-max": lambda coeffs, bits: min_max_alphabet(coeffs, bits, 8),
 }
@@ -237,7 +239,7 @@ def test_dtype_is_kept_and_input_left_alone(dtype: torch.dtype, group_size: int 
     assert torch.equal(coeffs, before)
 
 
-# What the three that follow the coefficients have in common
+# What those that follow the coefficients have in common
 
 
 @EVERY_ALPHABET
@@ -281,9 +283,10 @@ def test_zero_column_beside_others_has_step_zero(build: Build) -> None:
 def test_steps_of_two_coefficients_by_hand() -> None:
     coeffs = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
     # σ of the two-sigma range has n − 1 below the line: √2.
-    steps = {"gaussian": 0.996, "two-sigma": 4 * 2**0.5 / 3, "min-max": 2 / 3}
+    steps = {"gaussian": 0.996, "range": 2 / 3, "two-sigma": 4 * 2**0.5 / 3, "min-max": 2 / 3}
     for name, step in steps.items():
-        assert BUILD[name](coeffs, 2).step.item() == pytest.approx(step, rel=ROUNDED)
+        up = 2 if name == "range" else 1  # rounded up, not to the nearest
+        assert BUILD[name](coeffs, 2).step.item() == pytest.approx(step, rel=up * ROUNDED)
 
 
 @EVERY_ALPHABET
@@ -302,9 +305,10 @@ def test_a_step_below_float16_is_an_error_where_it_matters(build: Build) -> None
         build(coeffs * 1e-9, 2)
     sizes = torch.tensor([1.0, 1e-9, 1.0])
     alphabet = build(coeffs * sizes, 2)
-    assert (alphabet.step[:, 1] == 0).all()
+    tiny = 2.0**-24 if build is range_alphabet else 0.0  # rounded up, but for what is not to be
+    assert (alphabet.step[:, 1] == tiny).all()
     assert (alphabet.step[:, [0, 2]] > 0).all()
-    assert torch.equal(alphabet.nearest(coeffs * sizes)[:, 1], torch.zeros(21).double())
+    assert (alphabet.nearest(coeffs * sizes)[:, 1].abs() <= 1.5 * tiny).all()
 
 
 @EVERY_ALPHABET
@@ -366,6 +370,51 @@ def test_two_sigma_of_one_row_is_zero(bits: int) -> None:
     assert torch.equal(alphabet.step, torch.zeros(1, 3))
     assert torch.equal(clipped, coeffs)
     assert torch.equal(alphabet.nearest(clipped), torch.zeros(1, 3))
+
+
+# Range
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    bits=BITS,
+    order=st.integers(1, 2),
+    size=st.floats(1e-4, 1e3),
+    seed=SEEDS,
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_range_step_is_the_next_in_float16_from_what_holds_the_column(
+    bits: int, order: int, size: float, seed: int, dtype: torch.dtype
+) -> None:
+    coeffs = (normal(9, 4, seed=seed) * size).to(dtype)
+    alphabet = range_alphabet(coeffs, bits, order)
+    headroom = 1 / 2 if order == 1 else {1: 2 / 3, 2: 1.0, 3: 1.0, 4: 3 / 2}[bits]
+    exact = coeffs.double().abs().amax(0, keepdim=True) / (2 ** (bits - 1) - headroom)
+    step = alphabet.step.to(SCALE_DTYPE)
+    below = np.nextafter(step.numpy(), np.float16(0)).astype(np.float64)
+    rounding = 2 * torch.finfo(dtype).eps * exact
+    assert torch.equal(step.to(dtype), alphabet.step)
+    assert (alphabet.step >= exact - rounding).all()
+    assert (torch.from_numpy(below) < exact + rounding).all()
+    assert alphabet.zero_point is None
+    assert alphabet.group_size is None
+
+
+@ALL_BITS
+def test_range_of_order_one_ends_at_the_largest(bits: int) -> None:
+    coeffs = torch.tensor([[2.0 ** (bits - 1) - 0.5], [-0.25]])
+    alphabet = range_alphabet(coeffs, bits)
+    assert alphabet.step.item() == 1.0  # exact in float16: nothing to round
+    assert alphabet.nearest(coeffs)[0] == coeffs[0]
+
+
+def test_range_may_take_the_largest_step_there_is() -> None:
+    largest = torch.finfo(SCALE_DTYPE).max
+    for size in (largest, largest - 8.0, largest - 24.0):
+        step = range_alphabet(torch.tensor([[size / 2]], dtype=torch.float64), 1).step.item()
+        assert size <= step <= largest
+    with pytest.raises(OverflowError, match="too large"):
+        range_alphabet(torch.tensor([[largest]]), 1)
 
 
 # Min and max

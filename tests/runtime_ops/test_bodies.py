@@ -289,6 +289,7 @@ FRAMES = [
     pytest.param(hadamard(33), IdentityFrame(24), id="one-factor"),
     pytest.param(hadamard(100), hadamard(33), id="hadamard-both"),
     pytest.param(FusionFrame.create(64), UNIFORM, id="fusion"),
+    pytest.param(HarmonicFrame.create(100, 3.0), HarmonicFrame.create(33), id="harmonic"),
 ]
 
 
@@ -357,6 +358,7 @@ except Fail:
     [
         pytest.param(hadamard(100, 1.3), IdentityFrame(24), None, id="hadamard"),
         pytest.param(WIDE_TETRIS, TETRIS, None, id="fusion"),
+        pytest.param(HarmonicFrame(100, 300), HarmonicFrame(33, 40), None, id="harmonic"),
         pytest.param(IdentityFrame(200), IdentityFrame(24), 128, id="groups"),
     ],
 )
@@ -487,6 +489,25 @@ def test_body_holds_nothing_near_the_size_of_the_weight(
     assert 0 < stored < 0.02 * 4096**2
 
 
+@pytest.mark.parametrize("op_type", ["FrameMatMul", "FrameDequant"])
+@pytest.mark.parametrize("dim", [1, 100, 4096, 11008])
+def test_body_of_a_harmonic_frame_holds_numbers_only(op_type: Any, dim: int) -> None:
+    frame = HarmonicFrame.create(dim, 3.0)
+    for frames in ((frame, IdentityFrame(8)), (IdentityFrame(8), frame)):
+        function = build_function(Case(*frames, 2).spec(op_type, contrib=False), 20)
+        constants = [node for node in function.graph if node.op_type == "Constant"]
+        sizes = [node.attributes["value"].as_tensor().size for node in constants]
+        assert max(sizes) <= 8
+
+
+def test_sinusoids_of_a_large_harmonic_frame_lose_no_digits() -> None:
+    frame = HarmonicFrame.create(2048, 3.0)
+    case = Case(frame, IdentityFrame(8), 2, batch=(4,))
+    arrays, x = case.arrays(), case.x()
+    model = build_model(case.spec("FrameMatMul", contrib=False), arrays, x.ndim)
+    assert relative_error(run_onnxruntime(model, x=x), matmul_reference(case, arrays, x)) <= 2e-6
+
+
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
 @pytest.mark.parametrize(
     ("frame_in", "frame_out", "group_size"),
@@ -496,6 +517,7 @@ def test_body_holds_nothing_near_the_size_of_the_weight(
         pytest.param(hadamard(384, 1.3), IdentityFrame(96), None, id="1.3"),
         pytest.param(hadamard(384), hadamard(96), None, id="both"),
         pytest.param(FusionFrame.create(384, 1.1), FusionFrame.create(96), None, id="fusion"),
+        pytest.param(HarmonicFrame.create(384, 1.3), IdentityFrame(96), None, id="harmonic"),
         pytest.param(IdentityFrame(384), IdentityFrame(96), 128, id="groups"),
     ],
 )
