@@ -226,7 +226,7 @@ def test_memory_that_runs_out_is_said_of_a_layer(
     def exhausted(*arguments: Any, **options: Any) -> None:
         raise error
 
-    monkeypatch.setattr("fqonnx.quantize_layers.quantize_weight", exhausted)
+    monkeypatch.setattr("fqonnx.quantize_unit.quantize_weight", exhausted)
     with pytest.raises(ModelError, match=r"layer 'first': memory ran out on its 64 × 80 weights"):
         quantize(two_layers(), CompileConfig(), None)
 
@@ -235,7 +235,7 @@ def test_other_errors_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> Non
     def broken(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr("fqonnx.quantize_layers.quantize_weight", broken)
+    monkeypatch.setattr("fqonnx.quantize_unit.quantize_weight", broken)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         quantize(two_layers(), CompileConfig(), None)
 

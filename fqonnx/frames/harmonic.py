@@ -26,12 +26,18 @@ def least_harmonic_size(dim: int) -> int:
 def harmonic_size(dim: int, redundancy: float = 1.0) -> int:
     """Return the smallest N >= redundancy·dim that has a fast transform (see `harmonic_factors`).
 
-    What it is above redundancy·dim is redundancy and is counted as such.
+    It is even where dim is, so that Sigma-Delta's state ends at zero. What it is above
+    redundancy·dim is redundancy and is counted as such.
     """
     size = max(math.ceil(redundancy * dim - 1e-9), least_harmonic_size(dim))
-    while _cost(dim, size, harmonic_factors(dim, size)[0]) > 6 * math.sqrt(dim) + 16:
+    while (size % 2 and dim % 2 == 0) or _is_slow(dim, size):
         size += 1
     return size
+
+
+def _is_slow(dim: int, num_vectors: int) -> bool:
+    first, _ = harmonic_factors(dim, num_vectors)
+    return _cost(dim, num_vectors, first) > 6 * math.sqrt(dim) + 16
 
 
 @cache

@@ -39,6 +39,7 @@ def test_measures_by_hand() -> None:
     assert result.cosine == pytest.approx((24 / 25 + 1 / math.sqrt(2)) / 2)
     assert result.sqnr_db == pytest.approx(10 * math.log10(26 / 3))
     assert result.max_abs_diff == 1.0
+    assert result.max_sample_error == pytest.approx(math.sqrt(2))
 
 
 @settings(deadline=None, max_examples=40)
@@ -234,12 +235,14 @@ def test_nothing_compared_is_not_a_number() -> None:
 
 
 def test_misses() -> None:
-    result = OutputDiff("y", cosine=0.9, sqnr_db=math.inf, max_abs_diff=1.0, num_samples=1)
+    result = OutputDiff("y", 0.9, math.inf, max_abs_diff=1.0, max_sample_error=2.0, num_samples=1)
     assert not result.misses("cosine", 0.89)
     assert not result.misses("cosine", 0.9)
     assert result.misses("cosine", 0.91)
     assert not result.misses("sqnr_db", 1e9)
-    lost = OutputDiff("y", cosine=math.nan, sqnr_db=-math.inf, max_abs_diff=1.0, num_samples=1)
+    lost = OutputDiff(
+        "y", math.nan, -math.inf, max_abs_diff=1.0, max_sample_error=2.0, num_samples=1
+    )
     assert lost.misses("cosine", -1.0)
     assert lost.misses("sqnr_db", 0.0)
     assert result.misses("cosine", math.nan)

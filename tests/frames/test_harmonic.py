@@ -132,13 +132,13 @@ def test_size_is_a_little_above_what_was_asked_for(dim: int, redundancy: float) 
     ("dim", "redundancy", "size"),
     [
         (1, 1.0, 1),
-        (2, 1.0, 3),
-        (64, 1.0, 65),
+        (2, 1.0, 4),
+        (3, 1.0, 3),
+        (64, 1.0, 66),
         (64, 3.0, 192),
         (384, 3.0, 1152),
-        # 1.1·10 and 1.1·50 are a little above 11 and 55 in binary
-        (10, 1.1, 11),
-        (50, 1.1, 55),
+        (10, 1.1, 12),  # even as dim is
+        (65, 3.0, 195),
     ],
 )
 def test_sizes_by_hand(dim: int, redundancy: float, size: int) -> None:

@@ -12,11 +12,13 @@ from fqonnx.config import METHODS
 from fqonnx.frames import Frame, HadamardFrame, HarmonicFrame, IdentityFrame
 from fqonnx.frames.harmonic import least_harmonic_size
 from fqonnx.quant import (
+    Guarantee,
     UniformAlphabet,
-    error_bounds,
     quantize_weight,
     range_alphabet,
     sigma_delta,
+    spectral_bounds,
+    variation_bounds,
 )
 
 BITS = pytest.mark.parametrize("bits", [1, 2, 3, 4])
@@ -39,12 +41,13 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 def rounded(
     weight: torch.Tensor, frame: HarmonicFrame, bits: int, order: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return C − Ĉ in steps, what is lost of each column, and what may be lost."""
+    """Return C − Ĉ in steps, what is lost of each column, and what may be lost by both bounds."""
     coeffs = frame.analysis(weight.T).T
     alphabet = range_alphabet(coeffs, bits, order)
     quantized, states = sigma_delta(coeffs, alphabet, order)
     error = coeffs - quantized
-    bounds = error_bounds(frame, alphabet.step[0], states, order)
+    arguments = frame, alphabet.step[0], states, order
+    bounds = torch.stack([variation_bounds(*arguments), spectral_bounds(*arguments)])
     steps = torch.where(alphabet.step > 0, error / alphabet.step, 0.0)
     return steps, frame.synthesis(error.T).norm(dim=1), bounds
 
@@ -130,7 +133,7 @@ def test_no_column_loses_more_than_its_bound(
     _, lost, bounds = rounded(weight, frame, bits, order)
     assert (lost <= bounds * (1 + 1e-9)).all()
     if kind == "zero":
-        assert torch.equal(bounds, torch.zeros(6, dtype=torch.float64))
+        assert torch.equal(bounds, torch.zeros(2, 6, dtype=torch.float64))
 
 
 def test_the_bound_is_nearly_reached_by_three_vectors_in_the_plane() -> None:
@@ -142,9 +145,17 @@ def test_the_bound_is_nearly_reached_by_three_vectors_in_the_plane() -> None:
 def test_the_bound_of_order_one_is_as_far_off_as_lengths_are_from_squares(bits: int) -> None:
     # A state that is white and uniform within ±½ has √(N/12) where the bound has N/2.
     frame = HarmonicFrame.create(64, 3.0)
-    _, lost, bounds = rounded(normal(64, 200), frame, bits, 1)
+    _, lost, (variation, _) = rounded(normal(64, 200), frame, bits, 1)
     white = math.sqrt(3 * frame.num_vectors)
-    assert 0.8 * white < (bounds / lost).median() < 1.5 * white
+    assert 0.8 * white < (variation / lost).median() < 1.5 * white
+
+
+@ORDERS
+@pytest.mark.parametrize("dim", [64, 65, 256])
+def test_the_spectral_bound_is_smaller_by_the_root_of_dim(dim: int, order: int) -> None:
+    _, lost, (variation, spectral) = rounded(normal(dim, 50), HarmonicFrame(dim, 4 * dim), 2, order)
+    assert (spectral < 3.0 / math.sqrt(dim) * variation).all()
+    assert (spectral < 10 * order * lost).all()
 
 
 @settings(deadline=None, max_examples=60)
@@ -154,7 +165,7 @@ def test_the_state_returns_only_for_even_dim_and_even_vectors(
 ) -> None:
     for dim, extra in ((2 * half, 2 * more), (2 * half, 2 * more - 1), (2 * half + 1, 2 * more)):
         frame = HarmonicFrame(dim, dim + extra)
-        steps, _, bounds = rounded(normal(dim, 5, seed=seed), frame, bits, 1)
+        steps, _, (bounds, _) = rounded(normal(dim, 5, seed=seed), frame, bits, 1)
         last = steps.sum(0).abs()
         coeffs = frame.analysis(normal(dim, 5, seed=seed).T).T
         delta = range_alphabet(coeffs, bits).step[0] * math.sqrt(frame.redundancy)
@@ -207,14 +218,13 @@ def test_the_error_of_order_two_falls_as_one_over_their_square(bits: int, dim: i
 @BITS
 @ORDERS
 def test_too_small_a_step_is_unstable(bits: int, order: int) -> None:
-    coeffs = torch.ones(100, 2, dtype=torch.float64)
+    frame, coeffs = HarmonicFrame(9, 100), torch.ones(100, 2, dtype=torch.float64)
     stable = range_alphabet(coeffs, bits, order)
-    small = UniformAlphabet(bits, stable.step / 4)
-    message = rf"order {order} is unstable at {bits} bits: its state reached .* steps"
-    with pytest.raises(OverflowError, match=message):
-        sigma_delta(coeffs, small, order)
+    _, states = sigma_delta(coeffs, UniformAlphabet(bits, stable.step / 4), order)
+    with pytest.raises(OverflowError, match=rf"order {order} is unstable: its state reached .* st"):
+        Guarantee.of(frame, stable.step[0] / 4, states, order)
     _, states = sigma_delta(coeffs, stable, order)
-    assert (states <= (0.5 if order == 1 else 2.0)).all()
+    assert Guarantee.of(frame, stable.step[0], states, order).largest_state == states.max()
 
 
 @BITS
@@ -227,9 +237,10 @@ def test_a_step_of_zero_gives_zeros(bits: int, order: int) -> None:
     assert torch.equal(quantized[:, 1], torch.zeros(20, dtype=torch.float64))
     assert states[1] == 0
     assert (states[[0, 2]] > 0).all()
-    bounds = error_bounds(HarmonicFrame(9, 20), alphabet.step[0], states, order)
-    assert bounds[1] == 0
-    assert (bounds[[0, 2]] > 0).all()
+    for bound in (variation_bounds, spectral_bounds):
+        bounds = bound(HarmonicFrame(9, 20), alphabet.step[0], states, order)
+        assert bounds[1] == 0
+        assert (bounds[[0, 2]] > 0).all()
 
 
 # Whole weights
@@ -267,13 +278,15 @@ def test_a_weight_loses_no_more_than_its_bound(
     frames = on_sides(sides, dim_in, dim_out, redundancy)
     method = replace(METHODS["sigma-delta"], order=order)
     result = quantize_weight(weight, *frames, method, bits)
-    assert result.weight_rel_bound is not None
-    assert result.largest_state is not None
-    assert result.largest_state <= (0.501 if order == 1 else 2.0)
-    assert result.weight_rel_error <= result.weight_rel_bound * 1.0001 + 1e-6
+    guarantee = result.guarantee
+    assert guarantee is not None
+    assert guarantee.largest_state <= (0.501 if order == 1 else 2.0)
+    bound = guarantee.error_bound / (weight.norm().item() or 1.0)
+    assert result.weight_rel_error <= bound * 1.0001 + 1e-6
+    assert guarantee.error_bound <= guarantee.variation_bound
     lost = (weight.double() - result.dequantize().double()).norm() / (weight.double().norm() or 1.0)
     assert result.weight_rel_error == pytest.approx(lost.item(), rel=1e-3, abs=1e-6)
-    assert (result.weight_rel_bound > 0) == (kind != "zero")
+    assert (guarantee.error_bound > 0) == (kind != "zero")
 
 
 @BITS
@@ -289,9 +302,7 @@ def test_columns_of_a_weight_are_the_sequences(bits: int, order: int) -> None:
     quantized, states = sigma_delta(coeffs, alphabet, order)
     assert torch.equal(result.scales.float(), alphabet.step.T)
     assert torch.equal(result.coeffs(), quantized)
-    assert result.largest_state == states.max()
-    bounds = error_bounds(frame, alphabet.step[0], states, order)
-    assert result.weight_rel_bound == pytest.approx((bounds.norm() / weight.norm()).item())
+    assert result.guarantee == Guarantee.of(frame, alphabet.step[0], states, order)
 
 
 @BITS
