@@ -71,9 +71,9 @@ class Rules:
         positions = 1.0
         if layer.bias or layer.bias_error:
             output = node.outputs[0]
+            elements = self._elements(output)
             assert output.shape is not None
-            channels = output.shape[1 if node.op_type == "Conv" else -1]
-            positions = self._elements(output) / int(channels)
+            positions = elements / int(output.shape[1 if node.op_type == "Conv" else -1])
         reach = _overlap(node) if node.op_type == "Conv" else 1.0
         return layer.apply(x, reach, positions)
 

@@ -105,6 +105,7 @@ def recipes(folder: Path) -> dict[str, Recipe]:
     mnist = Mnist.read(folder)
     sizes = {"calibration": 512, "judged": len(mnist.test[0])}
     return {
-        "mlp": Recipe(Mlp, mnist.draw(flat=True), steps=6000, batch=128, **sizes),
+        # Without this decay the weights of pixels that are always dark stay as they were drawn.
+        "mlp": Recipe(Mlp, mnist.draw(flat=True), steps=6000, batch=128, weight_decay=1.0, **sizes),
         "resnet": Recipe(ResNet, mnist.draw(flat=False), steps=1500, batch=128, **sizes),
     }

@@ -31,6 +31,7 @@ class Recipe:
         batch: Samples a step.
         calibration: Samples to calibrate on.
         judged: Samples to judge on.
+        weight_decay: Of AdamW.
     """
 
     build: Callable[[], torch.nn.Module]
@@ -40,6 +41,7 @@ class Recipe:
     batch: int = 32
     calibration: int = 128
     judged: int = 2000
+    weight_decay: float = 0.01
 
     def make(self, folder: Path, data: Path | None) -> None:
         """Write the files of a row."""
@@ -59,7 +61,7 @@ def train(recipe: Recipe) -> torch.nn.Module:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     model = recipe.build().train()
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=recipe.learning_rate, total_steps=recipe.steps, pct_start=0.1
     )
