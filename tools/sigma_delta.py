@@ -64,9 +64,9 @@ Two bits a weight, and no data. *weight error* is ‖W − Ŵ‖/‖W‖ of the 
   that the noise of Sigma-Delta harms least, in place of the canonical one. It has no fast
   transform, so no compiled file has it.
 - LDLQ with H = I has the filter that is best for the frame, in place of a difference. On a Hadamard
-  frame, with coordinate descent behind it, that is `--method auto --calibration none`: it is what to
-  use where no bound is needed. On the harmonic frame it takes wider steps than those of least
-  weight error.
+  frame, with coordinate descent behind it, that is `--method auto --calibration none`: what to use
+  where no bound is needed. On the harmonic frame it takes wider steps than those of least weight
+  error.
 
 ## Bounds
 
