@@ -52,6 +52,11 @@ class Method:
     corrects_mean: bool = False
     least_bits: int = 1
 
+    @property
+    def learns(self) -> bool:
+        """Whether calibration data change what is stored; else they are for its errors only."""
+        return self.feedback == "ldlq"
+
 
 METHODS = {
     method.name: method

@@ -202,15 +202,18 @@ def _samples(
             warnings.append("one sample only: the models are compared on the calibration sample")
         return used, compared
     compared = synthetic_samples(model, inputs, num_samples=32, seed=config.seed + 1)
+    learns = config.recipe.learns
     if calibration == "none":
         warnings.append(
-            "no calibration: errors are usually far larger than with data; "
-            "the models are compared on synthetic inputs"
+            ("no calibration: errors are usually far larger than with data; " if learns else "")
+            + "the models are compared on synthetic inputs"
         )
         return None, compared
     warnings.append(
         "synthetic calibration: inputs were drawn from the graph's types, shapes and names; "
-        "real samples (--calibration FILE.npz) give a better model and a meaningful comparison"
+        "real samples (--calibration FILE.npz) give "
+        + ("a better model and " if learns else "")
+        + "a meaningful comparison"
     )
     return synthetic_samples(model, inputs, seed=config.seed), compared
 
@@ -227,6 +230,8 @@ def _odd_options(config: CompileConfig, used: Samples | None) -> Iterator[str]:
             )
     if config.sequential and used is None:
         yield "sequential has no effect without calibration"
+    elif config.sequential and not recipe.learns:
+        yield f"sequential has no effect on method {config.method!r}, which learns from no data"
 
 
 def _select(model: ir.Model, config: CompileConfig, warnings: list[str]) -> SelectWeightsPass:
