@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
 
 from fqonnx.errors import ConfigError
 
@@ -187,3 +187,9 @@ class CompileConfig:
             order=self.order,
             lowering=self.lowering or method.lowering,
         )
+
+    def options(self) -> dict[str, Any]:
+        """Return all options, the method's own choices where nothing was asked for."""
+        recipe = self.recipe
+        own = {name: getattr(recipe, name) for name in ("redundancy", "sides", "lowering")}
+        return asdict(self) | own

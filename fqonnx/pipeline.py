@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import math
@@ -119,7 +118,7 @@ def compile_model(
     with timed(timing, "rewrite_s"):
         VerifyPass(signature)(model)
         model.metadata_props["fqonnx.version"] = version("fqonnx")
-        model.metadata_props["fqonnx.options"] = json.dumps(dataclasses.asdict(config))
+        model.metadata_props["fqonnx.options"] = json.dumps(config.options())
         if config.recipe.lowering == "stock":
             InlineFrameOpsPass()(model)
 
@@ -170,7 +169,7 @@ def compile_model(
         ),
         timing={name: round(seconds, 3) for name, seconds in timing.items()},
         versions=collect_versions(),
-        options=dataclasses.asdict(config),
+        options=config.options(),
         warnings=warnings,
     )
 

@@ -150,7 +150,7 @@ class CompileReport:
         calibration: The data.
         timing: Seconds of each step.
         versions: Versions of what took part.
-        options: The `fqonnx.CompileConfig` as it was.
+        options: Those of `fqonnx.CompileConfig`, as it resolved them.
         warnings: What a user should know.
     """
 
