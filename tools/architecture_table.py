@@ -31,8 +31,8 @@ from fqonnx.errors import first_line
 PAGE = """\
 # Quality by architecture
 
-What 2 bits cost a trained model, by method. All linear layers of a model are quantized that
-fqonnx finds, the head among them; embeddings stay float. Both files run in an
+What 2 bits cost a trained model, by method. All linear layers and convolutions of a model are
+quantized that fqonnx finds, the head among them; embeddings stay float. Both files run in an
 unmodified ONNX Runtime on the same samples, which calibration has not seen, nor training where it
 is done here. A higher accuracy and a higher cosine are better, fewer nats a token are better. RTN
 and GPTQ have a scale and a zero point for groups of 128; FrameQuant has frames on both sides. RTN
