@@ -97,6 +97,9 @@ class QuantizeWeightsPass(ir.passes.InPlacePass):
         )
         self.nodes[layer.name] = tape.nodes[-1]
         if convolution is not None:
+            if output.shape is not None:
+                batch, channels, *sizes = output.shape
+                result.shape = ir.Shape([batch, *sizes, channels])
             result = channels_first(tape, result, convolution)
         result.dtype, result.shape = layer.dtype, output.shape
         _name_values(tape, names, f"{output.name}.quantized")
