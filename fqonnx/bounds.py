@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fqonnx.diff import OutputDiff
 from fqonnx.passes import BoundOutputsPass, LayerNorms, LinearLayer, operator_norm
-from fqonnx.passes.constants import constant
+from fqonnx.passes.norms import Affine
 from fqonnx.quant import QuantizedWeight
 from fqonnx.quantize_layers import QuantizedLayers
 from fqonnx.report import OutputBound
@@ -50,20 +50,24 @@ def output_bounds(
     if found.keys() == promised.keys():
         by_frame(model)
 
-    names = [str(value.name) for value in model.graph.inputs]
-    norm = max((_longest([feed[name] for name in names]) for feed in feeds), default=0.0)
-    bounds = []
+    # No bounded output depends on an input of another type.
+    names = [str(v.name) for v in model.graph.inputs if v.dtype and v.dtype.is_floating_point()]
+    bounds, norm = [], None
     for output in outputs:
         weights = by_weights.bounds[output.name]
-        frame = by_frame.bounds.get(output.name, "")
+        frame = by_frame.bounds.get(output.name)
+        if isinstance(weights, str):
+            bounds.append(OutputBound(output.name, output.max_sample_error, reason=weights))
+            continue
+        if norm is None:
+            norm = max((_longest([feed[name] for name in names]) for feed in feeds), default=0.0)
         bounds.append(
             OutputBound(
                 name=output.name,
-                input_norm=norm,
                 error=output.max_sample_error,
-                bound=None if isinstance(weights, str) else weights.at(norm),
-                bound_by_frame=None if isinstance(frame, str) else frame.at(norm),
-                reason=weights if isinstance(weights, str) else None,
+                input_norm=norm,
+                bound=weights.at(norm),
+                bound_by_frame=frame.at(norm) if isinstance(frame, Affine) else None,
             )
         )
     return bounds
@@ -73,7 +77,9 @@ def _norms(
     layer: LinearLayer, quantized: QuantizedWeight, quantized_bias: QuantizedWeight | None
 ) -> LayerNorms:
     """Return the norms of a layer and of its errors as they are."""
-    weight, tensor = layer.matrix(), constant(layer.bias)
+    weight = layer.matrix()
+    # The float bias, which may have left the graph. That of a Conv is no constant if it has none.
+    tensor = None if layer.bias is None else layer.bias.const_value
     bias = np.zeros(1) if tensor is None else tensor.numpy().astype(np.float64)
     if quantized_bias is not None:
         bias_error = quantized_bias.dequantize()[:, 0].cpu().double().numpy() - bias
