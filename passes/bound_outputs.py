@@ -54,10 +54,11 @@ class BoundOutputsPass(ir.passes.InPlacePass):
             # indices or a mask: the rules are of the first output
             found.update(dict.fromkeys(others, f"no bound is known for {node.op_type}'s others"))
         for output in model.graph.outputs:
-            bounds = found.get(output, Bounds(Affine(0.0), Affine(0.0)))
-            if not isinstance(bounds, str) and not _is_by_sample(output, batch):
+            bounds = found.get(output)
+            if isinstance(bounds, Bounds) and not _is_by_sample(output, batch):
                 bounds = f"the first axis of {output.name!r} is not that of samples"
-            self.bounds[str(output.name)] = bounds if isinstance(bounds, str) else bounds.error
+            error = bounds.error if isinstance(bounds, Bounds) else bounds
+            self.bounds[str(output.name)] = error or Affine(0.0)  # of a constant
         return ir.passes.PassResult(model, modified=False)
 
 
