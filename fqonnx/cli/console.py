@@ -121,7 +121,7 @@ def _layer_table(layers: Sequence[LayerReport]) -> Table:
     table.caption = caption
     table.caption_justify = "left"
     # what the other columns leave
-    longest = max(20, console.width - (60 if bounded else 57))
+    longest = max(18, console.width - (62 if bounded else 57))
     for layer in layers:
         table.add_row(
             escape(_end(layer.name, longest)),
