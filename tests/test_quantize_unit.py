@@ -173,6 +173,19 @@ def test_shift_of_the_mean_is_inside_the_quantized_bias(layer: str) -> None:
     assert np.linalg.norm(found - wanted) <= 0.5 * np.linalg.norm(wanted)
 
 
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+def test_bias_that_no_scale_fits_leaves_the_layer_quantized(scale: float) -> None:
+    replacement = unit_of(layers_with(scale * draw(40))["Gemm"], None)
+    assert replacement.biases == {}
+    assert replacement.quantized.codes.numel() > 0
+
+
+def test_bias_of_zeros_is_zeros() -> None:
+    for method in METHODS:
+        replacement = unit_of(layers_with(np.zeros(40, np.float32))["Gemm"], None, method=method)
+        assert not replacement.biases["layer"].dequantize().any()
+
+
 def test_bias_that_is_not_finite_is_named(tmp_path: Path) -> None:
     bias = draw(40)
     bias[3] = np.inf
