@@ -40,13 +40,13 @@ class BoundOutputsPass(ir.passes.InPlacePass):
         for node in model.graph:
             before = [found.get(value) if value is not None else None for value in node.inputs]
             failed = next((bounds for bounds in before if isinstance(bounds, str)), None)
-            known = [bounds for bounds in before if isinstance(bounds, Bounds)]
+            known = [bounds if isinstance(bounds, Bounds) else None for bounds in before]
             if _has_subgraph(node):  # which may read any value
                 failed = failed or f"{node.op_type} node {node.name!r} has a subgraph"
-            elif node.op_type in ("Shape", "Size") or (failed is None and not known):
+            elif node.op_type in ("Shape", "Size") or (failed is None and not any(known)):
                 continue  # it makes constants
             try:
-                after = failed or rules.apply(node, before)
+                after = failed or rules.apply(node, known)
             except UnboundedError as error:
                 after = str(error)
             first, *others = node.outputs
@@ -57,8 +57,8 @@ class BoundOutputsPass(ir.passes.InPlacePass):
             bounds = found.get(output)
             if isinstance(bounds, Bounds) and not _is_by_sample(output, batch):
                 bounds = f"the first axis of {output.name!r} is not that of samples"
-            error = bounds.error if isinstance(bounds, Bounds) else bounds
-            self.bounds[str(output.name)] = error or Affine(0.0)  # of a constant
+            found_error = bounds.error if isinstance(bounds, Bounds) else bounds
+            self.bounds[str(output.name)] = found_error or Affine(0.0)  # of a constant
         return ir.passes.PassResult(model, modified=False)
 
 

@@ -72,7 +72,9 @@ class Rules:
             output = node.outputs[0]
             positions = self._elements(output)
             assert output.shape is not None
-            positions /= int(output.shape[1 if node.op_type == "Conv" else -1])
+            channels = output.shape[1 if node.op_type == "Conv" else -1]
+            assert isinstance(channels, int)
+            positions /= channels
         reach = _overlap(node) if node.op_type == "Conv" else 1.0
         return layer.apply(x, reach, positions)
 
@@ -127,13 +129,19 @@ class Rules:
         sizes = None if value is None or value.shape is None else list(value.shape)
         if sizes is not None and self.batch in sizes:
             sizes.remove(self.batch)  # once: another axis may be as long
-        if sizes is None or not all(isinstance(size, int) for size in sizes):
+        known = [size for size in sizes or [] if isinstance(size, int)]
+        if sizes is None or len(known) < len(sizes):
             raise UnboundedError(f"the size of {value.name if value else None!r} is not known")
-        return float(math.prod(int(size) for size in sizes))
+        return float(math.prod(known))
 
     def _repeats(self, x: ir.Value | None, y: ir.Value) -> float:
         """Return √ of how many entries of y there are for one of x."""
-        if x is not None and x.shape is not None and x.shape == y.shape and None not in x.shape:
+        if (
+            x is not None
+            and x.shape is not None
+            and x.shape == y.shape
+            and not x.shape.has_unknown_dim()
+        ):
             return 1.0
         return math.sqrt(self._elements(y) / self._elements(x))
 
@@ -183,7 +191,7 @@ def _overlap(node: ir.Node) -> float:
         weight = node.inputs[1]
         assert weight is not None
         assert weight.shape is not None
-        kernel = [int(size) for size in list(weight.shape)[2:]]
+        kernel = weight.shape.numpy()[2:]
     ones = [1] * len(kernel)
     steps = zip(
         kernel,
