@@ -34,7 +34,10 @@ def output_bounds(
     """
     found: dict[ir.Node, LayerNorms] = {}
     promised: dict[ir.Node, LayerNorms] = {}
-    for replacement in quantized.replacements:
+    reasons = _why_unbounded(model, quantized)
+    # The norms of large weights take minutes: not where nothing comes of them.
+    wanted = any(output.name not in reasons for output in outputs)
+    for replacement in quantized.replacements if wanted else []:
         for layer in replacement.layers:
             node, weight = quantized.nodes[layer.name], replacement.quantized
             bias = replacement.biases.get(layer.name)
@@ -46,15 +49,16 @@ def output_bounds(
                     bias_error=bias.guarantee.error_bound if bias and bias.guarantee else 0.0,
                 )
     by_weights, by_frame = BoundOutputsPass(found), BoundOutputsPass(promised)
-    by_weights(model)
-    if found.keys() == promised.keys():
-        by_frame(model)
+    if wanted:
+        by_weights(model)
+        if found.keys() == promised.keys():
+            by_frame(model)
 
     # No bounded output depends on an input of another type.
     names = [str(v.name) for v in model.graph.inputs if v.dtype and v.dtype.is_floating_point()]
     bounds, norm = [], None
     for output in outputs:
-        weights = by_weights.bounds[output.name]
+        weights = reasons.get(output.name) or by_weights.bounds[output.name]
         frame = by_frame.bounds.get(output.name)
         if isinstance(weights, str):
             bounds.append(OutputBound(output.name, output.max_sample_error, reason=weights))
@@ -71,6 +75,19 @@ def output_bounds(
             )
         )
     return bounds
+
+
+def _why_unbounded(model: ir.Model, quantized: QuantizedLayers) -> dict[str, str]:
+    """Return why outputs have no bound, by name, whatever the norms of the layers are."""
+    result = BoundOutputsPass(
+        {
+            quantized.nodes[layer.name]: LayerNorms(1.0, bias=float(layer.bias is not None))
+            for replacement in quantized.replacements
+            for layer in replacement.layers
+        }
+    )
+    result(model)
+    return {name: found for name, found in result.bounds.items() if isinstance(found, str)}
 
 
 def _norms(

@@ -180,7 +180,10 @@ UNBOUNDED = {
 
 
 @pytest.mark.parametrize("case", UNBOUNDED)
-def test_graph_without_a_bound_says_why(case: str, tmp_path: Path) -> None:
+def test_graph_without_a_bound_says_why_and_costs_no_norms(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fqonnx.bounds.operator_norm", None)
     text, reason = UNBOUNDED[case]
     model = model_from_text(
         f"{HEADER} g ({text} }}", w=draw(32, 32), v=draw(32, 32, seed=2), s=np.ones(32, np.float32)
@@ -202,3 +205,16 @@ def test_bounds_are_in_the_json(tmp_path: Path) -> None:
     assert content["options"]["quantize_bias"] is False
     for layer in content["layers"]:
         assert 0 < layer["weight_rel_bound"] <= layer["variation_rel_bound"]
+
+
+def test_bounded_and_unbounded_outputs_are_told_apart(tmp_path: Path) -> None:
+    model = model_from_text(
+        f"""{HEADER} g (float[N, 32] x) => (float[N, 32] y, float[N, 32] z) {{
+            y = MatMul(x, w) [e] z = Exp(y)
+        }}""",
+        w=draw(32, 32),
+    )
+    bounded, unbounded = compiled(model, tmp_path, CompileConfig(method="sigma-delta")).bounds
+    assert_bounded(bounded, by_frame=True)
+    assert (unbounded.bound, unbounded.input_norm) == (None, None)
+    assert "Exp node 'e'" in (unbounded.reason or "")
