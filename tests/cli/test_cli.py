@@ -287,6 +287,12 @@ def test_compile_says_why_there_is_no_bound(folder: Path) -> None:
     shown = run("compile", folder / "fixed.onnx", *arguments).output
     assert "no bound for y: the inputs have no named first axis in common" in shown
     assert "largest error" not in shown
+    hidden = model.graph[0].outputs[0]
+    hidden.dtype, hidden.shape = ir.DataType.FLOAT, ir.Shape([4, 96])
+    model.graph.outputs.append(hidden)
+    ir.save(model, folder / "two.onnx")
+    shown = run("compile", folder / "two.onnx", *arguments).output
+    assert shown.count("no bound for y and 1 other outputs: the inputs have") == 1
 
 
 @pytest.mark.parametrize("sigma_delta", [True, False])
