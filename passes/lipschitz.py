@@ -108,6 +108,9 @@ class Rules:
         return (x * 0.25).limited(math.sqrt(self._elements(node.outputs[0])))
 
     def _softmax(self, node: ir.Node, x: Bounds) -> Bounds:
+        shape, axis = node.outputs[0].shape, node.attributes.get_int("axis", -1)
+        if self.batch != 1 and shape is not None and shape[axis] == self.batch:
+            raise UnboundedError(f"Softmax node {node.name!r} mixes samples")
         return x.limited(math.sqrt(self._elements(node.outputs[0])))
 
     def _sum(self, node: ir.Node, inputs: Sequence[Bounds | None]) -> Bounds:

@@ -291,6 +291,7 @@ REFUSED = {
     "batched weight": ("MatMul (x, w)", {"w": draw(2, 4, 4)}, "weight of node 'n' has 3 dim"),
     "Clip above zero": ("Clip (x, c)", {"c": np.float32(0.5)}, "Clip node 'n' does not keep zero"),
     "Clip below zero": ("Clip (x, , c)", {"c": np.float32(-1)}, "Clip node 'n' does not keep zero"),
+    "Softmax of samples": ("Softmax <axis = 0> (x)", {}, "Softmax node 'n' mixes samples"),
     "division by zero": ("Div (x, c)", {"c": floats(1, 0, 1, 1)}, "Div node 'n' divides by zero"),
 }
 
