@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fqonnx.diff import OutputDiff
 from fqonnx.passes import BoundOutputsPass, LayerNorms, LinearLayer, operator_norm
-from fqonnx.passes.constants import constant
+from fqonnx.passes.norms import Affine
 from fqonnx.quant import QuantizedWeight
 from fqonnx.quantize_layers import QuantizedLayers
 from fqonnx.report import OutputBound
@@ -34,7 +34,10 @@ def output_bounds(
     """
     found: dict[ir.Node, LayerNorms] = {}
     promised: dict[ir.Node, LayerNorms] = {}
-    for replacement in quantized.replacements:
+    reasons = _why_unbounded(model, quantized)
+    # The norms of large weights take minutes: not where nothing comes of them.
+    wanted = any(output.name not in reasons for output in outputs)
+    for replacement in quantized.replacements if wanted else []:
         for layer in replacement.layers:
             node, weight = quantized.nodes[layer.name], replacement.quantized
             bias = replacement.biases.get(layer.name)
@@ -46,34 +49,54 @@ def output_bounds(
                     bias_error=bias.guarantee.error_bound if bias and bias.guarantee else 0.0,
                 )
     by_weights, by_frame = BoundOutputsPass(found), BoundOutputsPass(promised)
-    by_weights(model)
-    if found.keys() == promised.keys():
-        by_frame(model)
+    if wanted:
+        by_weights(model)
+        if found.keys() == promised.keys():
+            by_frame(model)
 
-    names = [str(value.name) for value in model.graph.inputs]
-    norm = max((_longest([feed[name] for name in names]) for feed in feeds), default=0.0)
-    bounds = []
+    # No bounded output depends on an input of another type.
+    names = [str(v.name) for v in model.graph.inputs if v.dtype and v.dtype.is_floating_point()]
+    bounds, norm = [], None
     for output in outputs:
-        weights = by_weights.bounds[output.name]
-        frame = by_frame.bounds.get(output.name, "")
+        weights = reasons.get(output.name) or by_weights.bounds[output.name]
+        frame = by_frame.bounds.get(output.name)
+        if isinstance(weights, str):
+            bounds.append(OutputBound(output.name, output.max_sample_error, reason=weights))
+            continue
+        if norm is None:
+            norm = max((_longest([feed[name] for name in names]) for feed in feeds), default=0.0)
         bounds.append(
             OutputBound(
                 name=output.name,
-                input_norm=norm,
                 error=output.max_sample_error,
-                bound=None if isinstance(weights, str) else weights.at(norm),
-                bound_by_frame=None if isinstance(frame, str) else frame.at(norm),
-                reason=weights if isinstance(weights, str) else None,
+                input_norm=norm,
+                bound=weights.at(norm),
+                bound_by_frame=frame.at(norm) if isinstance(frame, Affine) else None,
             )
         )
     return bounds
+
+
+def _why_unbounded(model: ir.Model, quantized: QuantizedLayers) -> dict[str, str]:
+    """Return why outputs have no bound, by name, whatever the norms of the layers are."""
+    result = BoundOutputsPass(
+        {
+            quantized.nodes[layer.name]: LayerNorms(1.0, bias=float(layer.bias is not None))
+            for replacement in quantized.replacements
+            for layer in replacement.layers
+        }
+    )
+    result(model)
+    return {name: found for name, found in result.bounds.items() if isinstance(found, str)}
 
 
 def _norms(
     layer: LinearLayer, quantized: QuantizedWeight, quantized_bias: QuantizedWeight | None
 ) -> LayerNorms:
     """Return the norms of a layer and of its errors as they are."""
-    weight, tensor = layer.matrix(), constant(layer.bias)
+    weight = layer.matrix()
+    # The float bias, which may have left the graph. That of a Conv is no constant if it has none.
+    tensor = None if layer.bias is None else layer.bias.const_value
     bias = np.zeros(1) if tensor is None else tensor.numpy().astype(np.float64)
     if quantized_bias is not None:
         bias_error = quantized_bias.dequantize()[:, 0].cpu().double().numpy() - bias

@@ -80,7 +80,10 @@ def quantize_unit(
 def _quantized_bias(
     layer: LinearLayer, weight: QuantizedWeight, config: CompileConfig, seed: int
 ) -> QuantizedWeight | None:
-    """Return the bias, its shift included, as a quantized weight (dim_out, 1)."""
+    """Return the bias, its shift included, as a quantized weight (dim_out, 1).
+
+    None if it stays as it is: no constant, or beyond what its scale can be.
+    """
     tensor = constant(layer.bias)
     if tensor is None:
         return None
@@ -89,7 +92,10 @@ def _quantized_bias(
         bias = bias + weight.bias_shift
     method = config.recipe
     frame = _frame(method, layer.dim_out, seed)
-    return quantize_weight(bias[:, None], frame, IdentityFrame(1), method, config.bits)
+    try:
+        return quantize_weight(bias[:, None], frame, IdentityFrame(1), method, config.bits)
+    except OverflowError:  # no reason to keep the weight float
+        return None
 
 
 def _finite(layer: LinearLayer, what: str, array: NDArray[np.generic], device: str) -> torch.Tensor:

@@ -100,8 +100,8 @@ class OutputBound:
 
     Attributes:
         name: Name of the output.
-        input_norm: The largest norm of a compared sample.
         error: The largest error of a compared sample.
+        input_norm: The largest norm of a compared sample; None where there is no bound.
         bound: By the operator norms of the weights and of their errors; None where the graph has no
             bound.
         bound_by_frame: By those of the weights and what the theory of the frame says of their
@@ -110,11 +110,11 @@ class OutputBound:
     """
 
     name: str
-    input_norm: float
     error: float
-    bound: float | None
-    bound_by_frame: float | None
-    reason: str | None
+    input_norm: float | None = None
+    bound: float | None = None
+    bound_by_frame: float | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True)

@@ -30,34 +30,59 @@ class BoundOutputsPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fill ``bounds``."""
-        found = _inputs(model.graph)
-        rules = Rules(self.layers, {v.shape[0] for v in model.graph.inputs if v.shape})
+        batch = _batch(model.graph)
+        if batch is None:
+            reason = "the inputs have no named first axis in common, the one of samples"
+            self.bounds = {str(output.name): reason for output in model.graph.outputs}
+            return ir.passes.PassResult(model, modified=False)
+        found = {value: _input(value) for value in model.graph.inputs}
+        rules = Rules(self.layers, batch)
         for node in model.graph:
             before = [found.get(value) if value is not None else None for value in node.inputs]
             failed = next((bounds for bounds in before if isinstance(bounds, str)), None)
-            known = [bounds for bounds in before if isinstance(bounds, Bounds)]
-            if node.op_type in ("Shape", "Size") or (failed is None and not known):
+            known = [bounds if isinstance(bounds, Bounds) else None for bounds in before]
+            if _has_subgraph(node):  # which may read any value
+                failed = failed or f"{node.op_type} node {node.name!r} has a subgraph"
+            elif node.op_type in ("Shape", "Size") or (failed is None and not any(known)):
                 continue  # it makes constants
             try:
-                after = failed or rules.apply(node, before)
+                after = failed or rules.apply(node, known)
             except UnboundedError as error:
                 after = str(error)
-            found.update(dict.fromkeys(node.outputs, after))
+            first, *others = node.outputs
+            found[first] = after
+            # indices or a mask: the rules are of the first output
+            found.update(dict.fromkeys(others, f"no bound is known for {node.op_type}'s others"))
         for output in model.graph.outputs:
-            bounds = found.get(output, Bounds(Affine(0.0), Affine(0.0)))
-            self.bounds[str(output.name)] = bounds if isinstance(bounds, str) else bounds.error
+            bounds = found.get(output)
+            if isinstance(bounds, Bounds) and not _is_by_sample(output, batch):
+                bounds = f"the first axis of {output.name!r} is not that of samples"
+            found_error = bounds.error if isinstance(bounds, Bounds) else bounds
+            self.bounds[str(output.name)] = found_error or Affine(0.0)  # of a constant
         return ir.passes.PassResult(model, modified=False)
 
 
-def _inputs(graph: ir.Graph) -> dict[ir.Value, Bounds | str]:
-    """Return the bounds of the inputs, or why there are none."""
+def _batch(graph: ir.Graph) -> int | ir.SymbolicDim | None:
+    """Return the number of samples, a name or 1, if it is the first axis of all inputs."""
     sizes = {value.shape[0] if value.shape else None for value in graph.inputs}
-    if len(sizes) != 1 or any(size is None or isinstance(size, int) for size in sizes - {1}):
-        reason = "the inputs have no open first axis in common, the one of samples"
-        return dict.fromkeys(graph.inputs, reason)
-    return {
-        value: Bounds(Affine(1.0), Affine(0.0))
-        if value.dtype is not None and value.dtype.is_floating_point()
-        else f"input {value.name!r} is not of a float type"
-        for value in graph.inputs
-    }
+    size = sizes.pop() if len(sizes) == 1 else None
+    return size if size == 1 or (isinstance(size, ir.SymbolicDim) and size.value) else None
+
+
+def _input(value: ir.Value) -> Bounds | str:
+    if value.dtype is not None and value.dtype.is_floating_point():
+        return Bounds(Affine(1.0), Affine(0.0))
+    return f"input {value.name!r} is not of a float type"
+
+
+def _has_subgraph(node: ir.Node) -> bool:
+    graphs = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+    return any(attribute.type in graphs for attribute in node.attributes.values())
+
+
+def _is_by_sample(output: ir.Value, batch: int | ir.SymbolicDim) -> bool:
+    """Whether the rows of an output may be the samples: other names of that axis are allowed."""
+    if batch == 1 or output.shape is None:
+        return True
+    first, *others = output.shape or (1,)
+    return first == batch or (not isinstance(first, int) and batch not in others)

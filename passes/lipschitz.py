@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -36,7 +36,7 @@ class Rules:
         batch: What stands for the number of samples in a shape.
     """
 
-    def __init__(self, layers: Mapping[ir.Node, LayerNorms], batch: Collection[object]) -> None:
+    def __init__(self, layers: Mapping[ir.Node, LayerNorms], batch: int | ir.SymbolicDim) -> None:
         self.layers = layers
         self.batch = batch
 
@@ -51,18 +51,17 @@ class Rules:
             UnboundedError: Nothing is known of the operator, or of a size that matters.
         """
         x, *others = (bounds for bounds in inputs if bounds is not None)
-        if node in self.layers:
+        is_standard, is_unary = node.domain == "", inputs[0] is x and not others
+        if node in self.layers and is_unary:
             return self._layer(node, x, self.layers[node])
-        if node.domain == "":
-            if node.op_type in ("Add", "Sub"):
-                return self._sum(node, inputs)
-            if node.op_type == "Mul" and not others:
-                return self._scale(node, x, inputs.index(None))
-            if inputs[0] is x and not others:
-                if node.op_type in _FACTORS:
-                    return x * _FACTORS[node.op_type]
-                if node.op_type in _RULES:
-                    return _RULES[node.op_type](self, node, x)
+        if is_standard and node.op_type in ("Add", "Sub"):
+            return self._sum(node, inputs)
+        if is_standard and node.op_type == "Mul" and not others:
+            return self._scale(node, x, inputs.index(None))
+        if is_standard and node.op_type in _FACTORS and is_unary:
+            return x * _FACTORS[node.op_type]
+        if is_standard and node.op_type in _RULES and is_unary:
+            return _RULES[node.op_type](self, node, x)
         raise UnboundedError(
             f"no Lipschitz constant is known for {node.op_type} node {node.name!r} of these inputs"
         )
@@ -71,9 +70,11 @@ class Rules:
         positions = 1.0
         if layer.bias or layer.bias_error:
             output = node.outputs[0]
-            elements = self._elements(output)
+            positions = self._elements(output)
             assert output.shape is not None
-            positions = elements / int(output.shape[1 if node.op_type == "Conv" else -1])
+            channels = output.shape[1 if node.op_type == "Conv" else -1]
+            assert isinstance(channels, int)
+            positions /= channels
         reach = _overlap(node) if node.op_type == "Conv" else 1.0
         return layer.apply(x, reach, positions)
 
@@ -87,7 +88,7 @@ class Rules:
         return self._layer(node, x, LayerNorms(max(map(operator_norm, groups)), bias=bias))
 
     def _batch_norm(self, node: ir.Node, x: Bounds) -> Bounds:
-        scale, shift, mean, variance = (_array(node, i).astype(np.float64) for i in range(1, 5))
+        scale, shift, mean, variance = (_array(node, i) for i in range(1, 5))
         factor = scale / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
         constant_part = float(np.linalg.norm(shift - factor * mean))
         positions = self._elements(node.outputs[0]) / len(scale)
@@ -99,12 +100,17 @@ class Rules:
 
     def _divide(self, node: ir.Node, x: Bounds) -> Bounds:
         divisor = float(np.abs(_array(node, 1)).min())
+        if not divisor:
+            raise UnboundedError(f"Div node {node.name!r} divides by zero")
         return x * (self._repeats(node.inputs[0], node.outputs[0]) / divisor)
 
     def _sigmoid(self, node: ir.Node, x: Bounds) -> Bounds:
         return (x * 0.25).limited(math.sqrt(self._elements(node.outputs[0])))
 
     def _softmax(self, node: ir.Node, x: Bounds) -> Bounds:
+        shape, axis = node.outputs[0].shape, node.attributes.get_int("axis", -1)
+        if self.batch != 1 and shape is not None and shape[axis] == self.batch:
+            raise UnboundedError(f"Softmax node {node.name!r} mixes samples")
         return x.limited(math.sqrt(self._elements(node.outputs[0])))
 
     def _sum(self, node: ir.Node, inputs: Sequence[Bounds | None]) -> Bounds:
@@ -123,15 +129,22 @@ class Rules:
 
     def _elements(self, value: ir.Value | None) -> float:
         """Return the entries of a value that one sample has."""
-        sizes = [] if value is None or value.shape is None else list(value.shape)
-        sizes = [1 if size in self.batch else size for size in sizes]
-        if value is None or value.shape is None or not all(isinstance(s, int) for s in sizes):
+        sizes = None if value is None or value.shape is None else list(value.shape)
+        if sizes is not None and self.batch in sizes:
+            sizes.remove(self.batch)  # once: another axis may be as long
+        known = [size for size in sizes or [] if isinstance(size, int)]
+        if sizes is None or len(known) < len(sizes):
             raise UnboundedError(f"the size of {value.name if value else None!r} is not known")
-        return float(math.prod(int(size) for size in sizes))
+        return float(math.prod(known))
 
     def _repeats(self, x: ir.Value | None, y: ir.Value) -> float:
         """Return √ of how many entries of y there are for one of x."""
-        if x is not None and x.shape is not None and x.shape == y.shape:
+        if (
+            x is not None
+            and x.shape is not None
+            and x.shape == y.shape
+            and not x.shape.has_unknown_dim()
+        ):
             return 1.0
         return math.sqrt(self._elements(y) / self._elements(x))
 
@@ -181,7 +194,7 @@ def _overlap(node: ir.Node) -> float:
         weight = node.inputs[1]
         assert weight is not None
         assert weight.shape is not None
-        kernel = [int(size) for size in list(weight.shape)[2:]]
+        kernel = weight.shape.numpy()[2:]
     ones = [1] * len(kernel)
     steps = zip(
         kernel,
@@ -192,17 +205,19 @@ def _overlap(node: ir.Node) -> float:
     return math.sqrt(math.prod(-(-k * math.gcd(d, s) // s) for k, s, d in steps))
 
 
-def _array(node: ir.Node, index: int) -> NDArray[np.generic]:
+def _array(node: ir.Node, index: int) -> NDArray[np.float64]:
     value = node.inputs[index]
     tensor = constant(value)
+    if tensor is None and value is not None and value.producer() is not None:
+        tensor = ir.convenience.get_const_tensor(value)  # a Constant node's
     if tensor is None:
         raise UnboundedError(
             f"{value.name if value else None!r} of node {node.name!r} is not constant"
         )
-    return tensor.numpy()
+    return tensor.numpy().astype(np.float64)
 
 
-def _matrix(node: ir.Node, index: int) -> NDArray[np.generic]:
+def _matrix(node: ir.Node, index: int) -> NDArray[np.float64]:
     array = _array(node, index)
     if array.ndim != 2:
         raise UnboundedError(f"the weight of node {node.name!r} has {array.ndim} dimensions")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -15,6 +16,7 @@ from onnx.reference.op_run import OpRun
 from fqonnx.config import Method
 from fqonnx.frames import (
     Frame,
+    FrameSpec,
     FusionFrame,
     HadamardFrame,
     HarmonicFrame,
@@ -23,6 +25,7 @@ from fqonnx.frames import (
 )
 from fqonnx.packing import choose_block_size, pack_codes, pack_signs
 from fqonnx.quant import QuantizedWeight
+from fqonnx.reference import frame_dequant, frame_matmul
 
 _DATA = Path(
     os.environ.get("FQONNX_TEST_DATA", Path(__file__).parents[1].parent / "shared" / "data")
@@ -217,3 +220,35 @@ def mlp_model(dtype: type = np.float32) -> ir.Model:
         if node.op_type in names:
             node.name = names[node.op_type].pop(0)
     return model
+
+
+def mlp_by_the_reference(path: Path, x: np.ndarray) -> np.ndarray:
+    """Return the output of compiled layers in a row, ReLU between, by the format alone.
+
+    Their frames have no signs, and their biases are constants or FrameDequant nodes.
+    """
+    model = onnx.load(path)
+    values = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    layers = [node for node in model.graph.node if node.op_type == "FrameMatMul"]
+    for node in model.graph.node:
+        inputs = [values.get(name) for name in node.input]
+        if node.op_type == "FrameDequant":
+            values[node.output[0]] = frame_dequant(*inputs, **_attributes(node))
+        elif node.op_type == "Reshape":
+            values[node.output[0]] = inputs[0].ravel()
+        elif node.op_type == "FrameMatMul":
+            x = frame_matmul(x, *inputs[1:], **_attributes(node))
+            x = x if node is layers[-1] else np.maximum(x, 0)
+    return x
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    names = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    return {"bits": names["bits"]} | {
+        f"frame_{side}": FrameSpec(
+            names.get(f"frame_{side}", b"identity").decode(),
+            names[f"dim_{side}"],
+            names[f"num_vectors_{side}"],
+        )
+        for side in ("in", "out")
+    }

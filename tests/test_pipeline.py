@@ -18,10 +18,8 @@ from fqonnx import (
     compile_model,
 )
 from fqonnx.config import Sides
-from fqonnx.frames import FrameSpec
-from fqonnx.reference import frame_matmul
 from fqonnx.report import LayerReport
-from support import mlp_model, model_from_text
+from support import mlp_by_the_reference, mlp_model, model_from_text
 
 MLP_LAYERS = 3
 
@@ -140,19 +138,24 @@ def quantized_layers(report: CompileReport) -> list[LayerReport]:
 
 def test_report_is_json_with_the_documented_keys(mlp: Path, data: Path, tmp_path: Path) -> None:
     report = json.loads(compile_model(mlp, tmp_path / "out.onnx", calibration=data).to_json())
-    assert set(report) >= {"layers", "model", "outputs", "calibration", "timing", "versions"}
+    assert set(report) >= {
+        *("layers", "model", "outputs", "bounds", "calibration", "timing", "versions"),
+    }
     assert set(report["layers"][0]) >= {
         *("name", "op_type", "dim_in", "dim_out", "status", "reason", "method", "bits"),
         *("redundancy_asked", "redundancy_in", "redundancy_out", "redundancy_stored"),
         *("stored_bytes", "bits_per_weight", "weight_rel_error"),
-        *("weight_rel_bound", "largest_state"),
+        *("weight_rel_bound", "variation_rel_bound", "largest_state"),
         *("output_rel_error", "proxy_loss"),
     }
     assert set(report["model"]) == {
         *("float_bytes", "compiled_bytes"),
         *("redundancy_stored", "code_bits_per_weight", "bits_per_weight"),
     }
-    assert set(report["outputs"][0]) >= {"name", "cosine", "sqnr_db", "max_abs_diff"}
+    assert set(report["outputs"][0]) >= {
+        *("name", "cosine", "sqnr_db", "max_abs_diff", "max_sample_error"),
+    }
+    assert report["bounds"] == []
 
 
 # FrameQuant, and frames on both sides.
@@ -528,37 +531,24 @@ def test_names_with_brackets_and_patterns_that_match_nothing(data: Path, tmp_pat
 # Sigma-Delta
 
 
-def frame_of(node: onnx.NodeProto, side: str) -> FrameSpec:
-    names = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    kind = names.get(f"frame_{side}", b"identity").decode()
-    return FrameSpec(kind, names[f"dim_{side}"], names[f"num_vectors_{side}"])
-
-
-def by_the_reference(path: Path, x: np.ndarray) -> np.ndarray:
-    """Return the output of a compiled model of the three layers, by the format alone."""
-    model = onnx.load(path)
-    arrays = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
-    for number, node in enumerate(n for n in model.graph.node if n.domain == "fqonnx"):
-        names = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        codes, scales = (
-            next(arrays[i] for i in node.input if i.endswith(end)) for end in (".codes", ".scales")
-        )
-        bias = next((arrays[i] for i in node.input if i in ("b1", "b2")), None)
-        frames = {f"frame_{side}": frame_of(node, side) for side in ("in", "out")}
-        x = np.maximum(x, 0) if number else x
-        x = frame_matmul(x, codes, scales, bias=bias, bits=names["bits"], **frames)
-    return x
-
-
 @pytest.mark.parametrize(
     ("bits", "order", "sides"),
     [(1, 1, "in"), (2, 1, "in"), (1, 2, "in"), (2, 2, "out"), (2, 1, "out"), (2, 1, "both")],
 )
+@pytest.mark.parametrize("quantize_bias", [True, False])
 def test_sigma_delta_is_exact_and_within_its_bounds(
-    bits: int, order: int, sides: Sides, mlp: Path, data: Path, tmp_path: Path
+    bits: int,
+    order: int,
+    sides: Sides,
+    quantize_bias: bool,
+    mlp: Path,
+    data: Path,
+    tmp_path: Path,
 ) -> None:
     out = tmp_path / "out.onnx"
-    config = CompileConfig(method="sigma-delta", bits=bits, order=order, sides=sides)
+    config = CompileConfig(
+        method="sigma-delta", bits=bits, order=order, sides=sides, quantize_bias=quantize_bias
+    )
     report = compile_model(mlp, out, config, calibration="none")
     layers = quantized_layers(report)
     assert len(layers) == MLP_LAYERS
@@ -568,7 +558,7 @@ def test_sigma_delta_is_exact_and_within_its_bounds(
         assert layer.largest_state is not None
         assert 0 < layer.weight_rel_error <= layer.weight_rel_bound
         assert 0 < layer.largest_state <= (0.501 if order == 1 else 2.0)
-    expected, found = by_the_reference(out, np.load(data)["x"]), run(out, data)
+    expected, found = mlp_by_the_reference(out, np.load(data)["x"]), run(out, data)
     assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
 
 

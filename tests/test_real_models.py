@@ -7,6 +7,7 @@ import random
 import zipfile
 from pathlib import Path
 
+import mnist
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -17,7 +18,7 @@ import docstrings
 import minilm
 from fqonnx import CompileConfig, CompileReport, compile_model
 from fqonnx.export import export_model
-from support import shared_data
+from support import mlp_by_the_reference, shared_data
 
 
 def session(path: Path) -> ort.InferenceSession:
@@ -173,6 +174,47 @@ def test_mnist_network_of_gemms(tmp_path: Path) -> None:
     assert report.outputs[0].cosine >= 0.98
 
 
+@pytest.fixture(scope="module")
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return the test images of MNIST (10000, 784), and what they show."""
+    images, shown = mnist.Mnist.read(shared_data("mnist")).test
+    return images.reshape(len(images), -1), shown
+
+
+@pytest.mark.parametrize("quantize_bias", [True, False])
+def test_mnist_by_sigma_delta(
+    quantize_bias: bool, digits: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    images, shown = digits
+    path, out = shared_data("mnist_mlp3") / "model.onnx", tmp_path / "out.onnx"
+    np.savez(tmp_path / "compared.npz", pixels=images[:256])
+    config = CompileConfig(method="sigma-delta", bits=1, quantize_bias=quantize_bias)
+    report = compile_model(path, out, config, calibration=tmp_path / "compared.npz")
+    assert report.calibration.compared_on == "held-back"
+    (bound,) = report.bounds
+    assert 0 < bound.error <= bound.bound <= bound.bound_by_frame
+    for layer in report.layers:
+        values = layer.weight_rel_error, layer.weight_rel_bound, layer.variation_rel_bound
+        assert 0 < values[0] <= values[1] <= values[2]
+
+    found = session(out).run(None, {"pixels": images})[0]
+    assert (found.argmax(axis=1) == shown).mean() >= 0.9729  # of arXiv 2404.08131
+    errors = np.linalg.norm(found - session(path).run(None, {"pixels": images})[0], axis=1)
+    sizes = np.linalg.norm(images.astype(np.float64), axis=1)
+    shorter = sizes <= bound.input_norm
+    assert errors[shorter].max() <= bound.bound
+    expected = mlp_by_the_reference(out, images[:64])
+    assert np.linalg.norm(found[:64] - expected) <= 1e-5 * np.linalg.norm(expected)
+
+
+def test_mnist_at_1_bit_without_data(digits: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    images, shown = digits
+    path, out = shared_data("mnist_mlp3") / "model.onnx", tmp_path / "out.onnx"
+    compile_model(path, out, CompileConfig(bits=1, redundancy=2.0), calibration="none")
+    found = session(out).run(None, {"pixels": images})[0]
+    assert (found.argmax(axis=1) == shown).mean() >= 0.98
+
+
 def pictures(part: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return every second test picture of CIFAR10 (count, 3, 32, 32), and what it shows."""
     with zipfile.ZipFile(shared_data("cifar10_jpeg") / "test.zip") as archive:
@@ -204,3 +246,18 @@ def test_residual_network(
         for file in (path, out)
     ]
     assert right[0] - right[1] <= most_lost
+
+
+@pytest.mark.parametrize("quantize_bias", [True, False])
+def test_residual_network_is_within_its_bounds(quantize_bias: bool, tmp_path: Path) -> None:
+    path, out = shared_data("resnet8_cifar10") / "model.onnx", tmp_path / "out.onnx"
+    np.savez(tmp_path / "c.npz", pixels255=pictures(1, 128)[0])
+    config = CompileConfig(method="sigma-delta", bits=2, quantize_bias=quantize_bias)
+    report = compile_model(path, out, config, calibration=tmp_path / "c.npz")
+    (bound,) = report.bounds
+    assert 0 < bound.error <= bound.bound <= bound.bound_by_frame
+    quantized = [layer for layer in report.layers if layer.status == "quantized"]
+    assert len(quantized) == 7
+    for layer in quantized:
+        values = layer.weight_rel_error, layer.weight_rel_bound, layer.variation_rel_bound
+        assert 0 < values[0] <= values[1] <= values[2]

@@ -42,7 +42,7 @@ def report(
         model=ModelReport(
             100, 10, bits and config.redundancy, bits and stored, bits and bits * stored
         ),
-        outputs=[OutputDiff(name, 1 - 1 / stored**2, 6 * stored, 0.5, 0.7, 8) for name in outputs],
+        outputs=[OutputDiff(name, 1 - 1 / stored**2, 6 * stored, 0.5, 1.0, 8) for name in outputs],
         bounds=[],
         calibration=CalibrationReport("none", 0, 8, "synthetic", None, None),
         timing={"total_s": 1.5},

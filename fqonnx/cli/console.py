@@ -94,9 +94,7 @@ def print_compile_report(report: CompileReport, output_path: Path) -> None:
         for bound in report.bounds:
             _add_bound(table, bound)
     console.print(table)
-    for bound in report.bounds:
-        if bound.reason is not None:
-            console.print(f"[dim]no bound for {escape(bound.name)}:[/] {escape(bound.reason)}")
+    _print_unbounded(report.bounds)
     data = report.calibration
     console.print(
         f"calibrated on {data.num_samples or 'no'} samples ({data.source}), compared on "
@@ -104,6 +102,17 @@ def print_compile_report(report: CompileReport, output_path: Path) -> None:
     )
     print_kept(report.layers)
     print_warnings(report.warnings)
+
+
+def _print_unbounded(bounds: Sequence[OutputBound]) -> None:
+    """Print why outputs have no bound, one line a reason."""
+    names: dict[str, list[str]] = {}
+    for bound in bounds:
+        if bound.reason is not None:
+            names.setdefault(bound.reason, []).append(bound.name)
+    for reason, (first, *others) in names.items():
+        which = f"{first} and {len(others)} other outputs" if others else first
+        console.print(f"[dim]no bound for {escape(which)}:[/] {escape(reason)}", soft_wrap=True)
 
 
 def _layer_table(layers: Sequence[LayerReport]) -> Table:
@@ -121,7 +130,7 @@ def _layer_table(layers: Sequence[LayerReport]) -> Table:
     table.caption = caption
     table.caption_justify = "left"
     # what the other columns leave
-    longest = max(20, console.width - (60 if bounded else 57))
+    longest = max(18, console.width - (62 if bounded else 57))
     for layer in layers:
         table.add_row(
             escape(_end(layer.name, longest)),

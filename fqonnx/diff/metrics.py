@@ -102,7 +102,7 @@ class OutputMetrics:
     def result(self) -> OutputDiff:
         """Return the measures over all batches; not a number where nothing was compared."""
         if not self._samples:
-            return OutputDiff(self.name, *[math.nan] * 4, 0)
+            return OutputDiff(self.name, math.nan, math.nan, math.nan, math.nan, 0)
         ratio = self._signal / self._noise if self._noise else math.inf
         with np.errstate(divide="ignore"):
             sqnr_db = float(10.0 * np.log10(ratio))

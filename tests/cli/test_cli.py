@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -9,8 +10,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from fqonnx.cli import main
+from fqonnx.cli.console import _layer_table
+from fqonnx.report import LayerReport
 from support import conv_model, mlp_model
 
 
@@ -248,6 +252,72 @@ def test_compile_says_what_a_redundancy_came_to(folder: Path) -> None:
     assert table["bits of codes a weight"] == "2.531"
     assert "proxy loss" in shown
     assert "redundancy 1.1 is 1.125 a side" in shown
+
+
+def test_compile_shows_bounds_beside_errors(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    arguments = ("--method", "sigma-delta", "--quantize-bias", "--json", folder / "r.json")
+    shown = run("compile", folder / "mlp.onnx", *arguments, "--calibration", "none").output
+    table = {line.split("│")[1].strip(): line.split("│")[3].strip() for line in summary(shown)}
+    content = json.loads((folder / "r.json").read_text())
+    assert content["options"]["quantize_bias"] is True
+    (bound,) = content["bounds"]
+    rows = (
+        "y: largest error ‖y − ŷ‖",
+        "bound by the weights' norms",
+        "bound by the frame's theory",
+    )
+    for row, key in zip(rows, ("error", "bound", "bound_by_frame"), strict=True):
+        assert table[row] == f"{bound[key]:.4g}"
+    for layer in content["layers"]:
+        (row,) = [line for line in shown.splitlines() if line.startswith(f"│ {layer['name']} ")]
+        cells = [cell.strip() for cell in row.split("│")[1:-1]]
+        values = [layer["weight_rel_error"], layer["weight_rel_bound"]]
+        assert cells[4:] == [*(f"{value:.1%}" for value in values), f"{layer['largest_state']:.3f}"]
+    assert "…" not in shown
+    assert "no bound for" not in shown
+
+
+def test_compile_says_why_there_is_no_bound(folder: Path) -> None:
+    model = mlp_model()
+    model.graph.inputs[0].shape = ir.Shape([4, 64])
+    model.graph.outputs[0].shape = ir.Shape([4, 48])
+    ir.save(model, folder / "fixed.onnx")
+    arguments = ("--method", "sigma-delta", "--calibration", "none")
+    shown = run("compile", folder / "fixed.onnx", *arguments).output
+    assert "no bound for y: the inputs have no named first axis in common" in shown
+    assert "largest error" not in shown
+    hidden = model.graph[0].outputs[0]
+    hidden.dtype, hidden.shape = ir.DataType.FLOAT, ir.Shape([4, 96])
+    model.graph.outputs.append(hidden)
+    ir.save(model, folder / "two.onnx")
+    shown = run("compile", folder / "two.onnx", *arguments).output
+    assert shown.count("no bound for y and 1 other outputs: the inputs have") == 1
+
+
+@pytest.mark.parametrize("sigma_delta", [True, False])
+def test_numbers_of_large_layers_are_not_cut(
+    sigma_delta: bool,
+) -> None:
+    numbers = [0.218, 1.234, 0.499] if sigma_delta else [0.218, 1234567.0]
+    errors = ("weight_rel_error", "weight_rel_bound", "largest_state")
+    names = errors if sigma_delta else ("output_rel_error", "proxy_loss")
+    layer = LayerReport(
+        "bert.encoder.layer.11.attention.output.dense",
+        *("Gemm", 4096, 1024, "quantized"),
+        redundancy_stored=3.0,
+        bits_per_weight=6.078,
+        **dict(zip(names, numbers, strict=True)),
+    )
+    table = _layer_table([layer])
+    narrow = Console(width=80, record=True, file=io.StringIO())
+    narrow.print(table)
+    (row,) = [line for line in narrow.export_text().splitlines() if "4096 × 1024" in line]
+    shown = ["21.8%", "123.4%", "0.499"] if sigma_delta else ["21.8%", "1.235e+06"]
+    cells = [cell.strip() for cell in row.split("│")[1:-1]]
+    assert cells[1:] == ["4096 × 1024", "3.000", "6.078", *shown]
+    assert cells[0].startswith("…")
+    assert layer.name.endswith(cells[0][1:])
 
 
 def summary(shown: str) -> list[str]:

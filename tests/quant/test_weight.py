@@ -356,6 +356,36 @@ def test_the_coefficients_are_those_of_both_frames(method: str, sides: str) -> N
     assert (result.codes != codes.T).sum() <= 2  # ties
 
 
+@pytest.mark.parametrize(("redundancy", "most"), [(1.0, 0.40), (2.0, 0.12), (3.0, 0.08)], ids=str)
+def test_two_levels_are_further_apart_where_errors_cancel(redundancy: float, most: float) -> None:
+    weight = normal(128, 64)
+    result = quantized(weight, "auto", 1, redundancy=redundancy)
+    assert result.weight_rel_error**2 < most
+    narrow = replace(
+        METHODS["auto"],
+        step_multipliers=tuple(
+            multiplier / (2.1 - 1.1 / redundancy) for multiplier in METHODS["auto"].step_multipliers
+        ),
+    )
+    other = quantized(weight, narrow, 1, redundancy=redundancy)
+    if redundancy == 1.0:
+        assert torch.equal(other.codes, result.codes)
+    else:  # the best steps for lone coefficients
+        assert result.weight_rel_error**2 < 0.75 * other.weight_rel_error**2
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_more_levels_need_no_other_step(bits: int) -> None:
+    # Steps are chosen per column: none of them is at the end of a wider choice.
+    weight = normal(96, 64)
+    wide = replace(METHODS["auto"], step_multipliers=(0.75, 0.85, 0.95, 1.05, 1.15, 1.3))
+    errors = [
+        quantized(weight, method, bits, redundancy=2.0).weight_rel_error
+        for method in (METHODS["auto"], wide)
+    ]
+    assert errors[0] < 1.05 * errors[1]
+
+
 # Groups
 
 
