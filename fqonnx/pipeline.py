@@ -6,11 +6,10 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import ShapeInferencePass
@@ -29,7 +28,6 @@ from fqonnx.frames import fusion_redundancy
 from fqonnx.model_file import (
     check_file,
     check_targets,
-    file_bytes,
     find_fault,
     load_model,
     model_files,
@@ -39,24 +37,16 @@ from fqonnx.model_file import (
 from fqonnx.passes import (
     FoldWeightsPass,
     InlineFrameOpsPass,
-    LinearLayer,
     NormalizeLinearPass,
     SelectWeightsPass,
-    Unquantized,
     VerifyPass,
 )
 from fqonnx.passes.select_weights import NOT_INCLUDED
 from fqonnx.passes.verify import graph_signature
 from fqonnx.progress import Track, silent, timed
-from fqonnx.quant import QuantizedWeight
-from fqonnx.quantize_layers import QuantizedLayers, quantize_layers
-from fqonnx.report import (
-    CalibrationReport,
-    CompileReport,
-    LayerReport,
-    ModelReport,
-    collect_versions,
-)
+from fqonnx.quantize_layers import quantize_layers
+from fqonnx.report import CalibrationReport, CompileReport, LayerReport, collect_versions
+from fqonnx.reporting import layer_reports, model_report
 from fqonnx.session import Session
 
 
@@ -136,8 +126,11 @@ def compile_model(
                 mask_input=mask_input,
                 track=track,
             )
-    exact = config.recipe.lowering == "onnx"
-    bounds = output_bounds(model, quantized, compared.feeds, outputs) if exact else []
+        with timed(timing, "bound_s"):
+            exact = config.recipe.lowering == "onnx"
+            bounds = output_bounds(model, quantized, compared.feeds, outputs) if exact else []
+    layers = layer_reports(quantized, [*selected.kept, *quantized.failed], config)
+    warnings += _lost_weights(layers)
     compared_names = {output.name for output in outputs}
     for name in float_session.output_names:
         if name not in compared_names:
@@ -149,14 +142,9 @@ def compile_model(
     ]
     timing["total_s"] = time.perf_counter() - start
 
-    layers = [
-        _layer_report(layer, replacement.quantized, quantized.stored_bytes[layer.name], config)
-        for replacement in quantized.replacements
-        for layer in replacement.layers
-    ]
     return CompileReport(
-        layers=layers + [_kept_report(kept) for kept in [*selected.kept, *quantized.failed]],
-        model=_model_report(model_path, output_path, quantized),
+        layers=layers,
+        model=model_report(model_path, output_path, quantized),
         outputs=outputs,
         bounds=bounds,
         calibration=CalibrationReport(
@@ -172,6 +160,16 @@ def compile_model(
         options=config.options(),
         warnings=warnings,
     )
+
+
+def _lost_weights(layers: Sequence[LayerReport]) -> Iterator[str]:
+    """Warn of weights that zeros would be nearer to."""
+    lost = [layer.name for layer in layers if (layer.weight_rel_error or 0.0) >= 1.0]
+    if lost:
+        yield (
+            f"the error of {lost[0]!r} and {len(lost) - 1} other layers is as large as the weight: "
+            "raise the redundancy or the bits"
+        )
 
 
 def _check_device(device: str) -> None:
@@ -266,57 +264,6 @@ def _infer_types(model: ir.Model) -> None:
         logger.setLevel(level)
     for value, type_, shape in declared:
         value.type, value.shape = type_, shape
-
-
-def _model_report(model_path: Path, output_path: Path, quantized: QuantizedLayers) -> ModelReport:
-    sizes = file_bytes(model_path), file_bytes(output_path)
-    weights = sum(r.layers[0].dim_in * r.layers[0].dim_out for r in quantized.replacements)
-    if not weights:
-        return ModelReport(*sizes)
-    codes = sum(r.quantized.codes.numel() for r in quantized.replacements)
-    code_bits = sum(r.quantized.codes.numel() * r.quantized.bits for r in quantized.replacements)
-    return ModelReport(
-        *sizes,
-        redundancy_stored=codes / weights,
-        code_bits_per_weight=code_bits / weights,
-        bits_per_weight=sum(quantized.stored_bytes.values()) * 8 / weights,
-    )
-
-
-def _layer_report(
-    layer: LinearLayer, quantized: QuantizedWeight, stored_bytes: int, config: CompileConfig
-) -> LayerReport:
-    weights = layer.dim_in * layer.dim_out
-    guarantee, norm = quantized.guarantee, float(np.linalg.norm(layer.matrix())) or 1.0
-    return LayerReport(
-        name=layer.name,
-        op_type=layer.op_type,
-        dim_in=layer.dim_in,
-        dim_out=layer.dim_out,
-        status="quantized",
-        method=config.method,
-        bits=quantized.bits,
-        frame_in=quantized.frame_in.spec.kind,
-        frame_out=quantized.frame_out.spec.kind,
-        redundancy_asked=config.recipe.redundancy,
-        redundancy_in=quantized.frame_in.redundancy,
-        redundancy_out=quantized.frame_out.redundancy,
-        redundancy_stored=quantized.codes.numel() / weights,
-        float_bytes=layer.weight_bytes,
-        stored_bytes=stored_bytes,
-        bits_per_weight=stored_bytes * 8 / weights,
-        weight_rel_error=quantized.weight_rel_error,
-        weight_rel_bound=guarantee and guarantee.error_bound / norm,
-        variation_rel_bound=guarantee and guarantee.variation_bound / norm,
-        largest_state=guarantee and guarantee.largest_state,
-        output_rel_error=quantized.output_rel_error,
-        proxy_loss=quantized.proxy_loss,
-    )
-
-
-def _kept_report(kept: Unquantized) -> LayerReport:
-    dim_in, dim_out = kept.shape if kept.shape and len(kept.shape) == 2 else (None, None)
-    return LayerReport(kept.name, kept.op_type, dim_in, dim_out, "float", kept.reason)
 
 
 def _compared_on(used: Samples | None, compared: Samples) -> str:

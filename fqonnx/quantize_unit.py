@@ -36,9 +36,9 @@ def quantize_unit(
     Raises:
         ModelError: The weight is not finite, or memory runs out.
     """
-    if moments is not None and not moments:
-        return "no calibration sample has a row for it"
     layer, method = unit[0], config.recipe
+    if method.learns and moments is not None and not moments:
+        return "no calibration sample has a row for it"
     seed += config.seed * 1_000_003
     correct_mean = (
         method.corrects_mean

@@ -35,15 +35,16 @@ class LayerReport:
             included.
         redundancy_out: num_vectors / dim_out; 1 without a frame on the output axis.
         redundancy_stored: Codes over weights, the product of the two.
-        float_bytes: Bytes of the float weight.
-        stored_bytes: Bytes of codes, scales, zero points and signs; 0 for a layer whose weight
-            another holds.
+        float_bytes: Bytes of the float weight, and of the bias where that is quantized.
+        stored_bytes: Bytes of codes, scales, zero points and signs, those of a quantized bias
+            included; none for a weight that another layer holds.
         bits_per_weight: stored_bytes·8 / (dim_in·dim_out).
         weight_rel_error: ‖W − Ŵ‖/‖W‖.
         weight_rel_bound: What it can be at most, by the theory of the frame; None without one.
         variation_rel_bound: The same by the published bound alone.
         largest_state: The largest state of Sigma-Delta in steps; None for other feedback.
-        output_rel_error: The same of the outputs over the calibration rows; None without any.
+        bias_rel_error: The error of the bias; None where it stays float.
+        output_rel_error: That of the outputs over the calibration rows; None without any.
         proxy_loss: tr((W − Ŵ)ᵀH(W − Ŵ)) with the calibration's H; None without.
     """
 
@@ -68,6 +69,7 @@ class LayerReport:
     weight_rel_bound: float | None = None
     variation_rel_bound: float | None = None
     largest_state: float | None = None
+    bias_rel_error: float | None = None
     output_rel_error: float | None = None
     proxy_loss: float | None = None
 
@@ -105,7 +107,7 @@ class OutputBound:
         bound: By the operator norms of the weights and of their errors; None where the graph has no
             bound.
         bound_by_frame: By those of the weights and what the theory of the frame says of their
-            errors, before a weight is quantized; None for methods without.
+            errors (for order 2 with the states that were met); None for methods without.
         reason: Why there is no bound.
     """
 

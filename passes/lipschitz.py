@@ -20,7 +20,7 @@ class UnboundedError(Exception):
 # Lipschitz constants of functions that are zero at zero.
 _FACTORS = {
     **dict.fromkeys(("Relu", "Tanh", "Softsign", "Abs", "Neg"), 1.0),
-    **dict.fromkeys(("Identity", "Dropout", "Flatten", "Reshape", "Transpose"), 1.0),
+    **dict.fromkeys(("Identity", "Flatten", "Reshape", "Transpose"), 1.0),
     **dict.fromkeys(("Squeeze", "Unsqueeze", "Slice", "GlobalMaxPool"), 1.0),
     "HardSwish": 1.5,
     "Gelu": 1.13,
@@ -63,7 +63,7 @@ class Rules:
         if is_standard and node.op_type in _RULES and is_unary:
             return _RULES[node.op_type](self, node, x)
         raise UnboundedError(
-            f"no Lipschitz constant is known for {node.op_type} node {node.name!r} of these inputs"
+            f"no Lipschitz constant is known for {_described(node)} of these inputs"
         )
 
     def _layer(self, node: ir.Node, x: Bounds, layer: LayerNorms) -> Bounds:
@@ -88,6 +88,8 @@ class Rules:
         return self._layer(node, x, LayerNorms(max(map(operator_norm, groups)), bias=bias))
 
     def _batch_norm(self, node: ir.Node, x: Bounds) -> Bounds:
+        if node.attributes.get_int("training_mode", 0):
+            raise UnboundedError(f"{_described(node)} is in training mode")
         scale, shift, mean, variance = (_array(node, i) for i in range(1, 5))
         factor = scale / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
         constant_part = float(np.linalg.norm(shift - factor * mean))
@@ -101,7 +103,7 @@ class Rules:
     def _divide(self, node: ir.Node, x: Bounds) -> Bounds:
         divisor = float(np.abs(_array(node, 1)).min())
         if not divisor:
-            raise UnboundedError(f"Div node {node.name!r} divides by zero")
+            raise UnboundedError(f"{_described(node)} divides by zero")
         return x * (self._repeats(node.inputs[0], node.outputs[0]) / divisor)
 
     def _sigmoid(self, node: ir.Node, x: Bounds) -> Bounds:
@@ -110,7 +112,7 @@ class Rules:
     def _softmax(self, node: ir.Node, x: Bounds) -> Bounds:
         shape, axis = node.outputs[0].shape, node.attributes.get_int("axis", -1)
         if self.batch != 1 and shape is not None and shape[axis] == self.batch:
-            raise UnboundedError(f"Softmax node {node.name!r} mixes samples")
+            raise UnboundedError(f"{_described(node)} mixes samples")
         return x.limited(math.sqrt(self._elements(node.outputs[0])))
 
     def _sum(self, node: ir.Node, inputs: Sequence[Bounds | None]) -> Bounds:
@@ -150,15 +152,30 @@ class Rules:
 
 
 def _leaky(_: Rules, node: ir.Node, x: Bounds) -> Bounds:
-    defaults = {"LeakyRelu": 0.01, "Elu": 1.0, "Celu": 1.0}
-    return x * max(1.0, abs(node.attributes.get_float("alpha", defaults[node.op_type])))
+    return x * max(1.0, abs(node.attributes.get_float("alpha", 0.01)))
+
+
+def _elu(_: Rules, node: ir.Node, x: Bounds) -> Bounds:
+    return x * max(1.0, abs(node.attributes.get_float("alpha", 1.0)))
+
+
+def _celu(_: Rules, node: ir.Node, x: Bounds) -> Bounds:
+    if node.attributes.get_float("alpha", 1.0) <= 0.0:
+        raise UnboundedError(f"{_described(node)} has an alpha that is not positive")
+    return x
+
+
+def _dropout(_: Rules, node: ir.Node, x: Bounds) -> Bounds:
+    if len(node.inputs) > 2:
+        raise UnboundedError(f"{_described(node)} may be in training mode")
+    return x
 
 
 def _clip(_: Rules, node: ir.Node, x: Bounds) -> Bounds:
     low = float(_array(node, 1)) if len(node.inputs) > 1 and node.inputs[1] else -math.inf
     high = float(_array(node, 2)) if len(node.inputs) > 2 and node.inputs[2] else math.inf
     if not low <= 0.0 <= high:
-        raise UnboundedError(f"Clip node {node.name!r} does not keep zero")
+        raise UnboundedError(f"{_described(node)} does not keep zero")
     return x
 
 
@@ -176,12 +193,17 @@ _RULES: dict[str, Callable[[Rules, ir.Node, Bounds], Bounds]] = {
     "ReduceMean": Rules._mean,
     "GlobalAveragePool": Rules._mean,
     "LeakyRelu": _leaky,
-    "Elu": _leaky,
-    "Celu": _leaky,
+    "Elu": _elu,
+    "Celu": _celu,
+    "Dropout": _dropout,
     "Clip": _clip,
     "MaxPool": _pool,
     "AveragePool": _pool,
 }
+
+
+def _described(node: ir.Node) -> str:
+    return f"{node.op_type} node {node.name or node.outputs[0].name!r}"
 
 
 def _overlap(node: ir.Node) -> float:
@@ -212,7 +234,7 @@ def _array(node: ir.Node, index: int) -> NDArray[np.float64]:
         tensor = ir.convenience.get_const_tensor(value)  # a Constant node's
     if tensor is None:
         raise UnboundedError(
-            f"{value.name if value else None!r} of node {node.name!r} is not constant"
+            f"{value.name if value else None!r} of {_described(node)} is not constant"
         )
     return tensor.numpy().astype(np.float64)
 
@@ -220,5 +242,5 @@ def _array(node: ir.Node, index: int) -> NDArray[np.float64]:
 def _matrix(node: ir.Node, index: int) -> NDArray[np.float64]:
     array = _array(node, index)
     if array.ndim != 2:
-        raise UnboundedError(f"the weight of node {node.name!r} has {array.ndim} dimensions")
+        raise UnboundedError(f"the weight of {_described(node)} has {array.ndim} dimensions")
     return array

@@ -264,7 +264,7 @@ def test_sequential_differs_in_all_but_the_first_layer(
     assert reports[True].options["sequential"] is True
     steps = {f"{step}_s" for step in ("load", "calibrate", "quantize", "rewrite", "write")}
     for report in reports.values():
-        assert set(report.timing) == {*steps, "compare_s", "total_s"}
+        assert set(report.timing) == {*steps, "bound_s", "compare_s", "total_s"}
         parts = sum(seconds for name, seconds in report.timing.items() if name != "total_s")
         assert parts <= report.timing["total_s"] + 0.01
 
@@ -576,3 +576,36 @@ def test_sigma_delta_needs_no_data(mlp: Path, data: Path, tmp_path: Path) -> Non
     assert first.keys() == second.keys()
     for name, value in first.items():
         np.testing.assert_array_equal(value.const_value.numpy(), second[name].const_value.numpy())
+
+
+def test_weights_that_zeros_would_be_nearer_to_are_warned_of(mlp: Path, tmp_path: Path) -> None:
+    warned = {}
+    for redundancy in (1.0, 8.0):
+        config = CompileConfig(method="sigma-delta", bits=1, redundancy=redundancy)
+        report = compile_model(mlp, tmp_path / "out.onnx", config, calibration="none")
+        warned[redundancy] = [w for w in report.warnings if "as large as the weight" in w]
+    assert warned[1.0] == [
+        "the error of 'first' and 2 other layers is as large as the weight: raise the redundancy "
+        "or the bits"
+    ]
+    assert warned[8.0] == []
+
+
+def test_quantized_biases_count_on_both_sides(mlp: Path, tmp_path: Path) -> None:
+    plain, quantized = (
+        quantized_layers(
+            compile_model(
+                mlp,
+                tmp_path / "out.onnx",
+                CompileConfig(method="sigma-delta", quantize_bias=quantize_bias),
+                calibration="none",
+            )
+        )
+        for quantize_bias in (False, True)
+    )
+    assert [layer.bias_rel_error for layer in plain] == [None] * MLP_LAYERS
+    for before, after in zip(plain, quantized, strict=True):
+        has_bias = after.bias_rel_error is not None
+        assert has_bias == (after.name != "third")
+        assert after.float_bytes - before.float_bytes == 4 * after.dim_out * has_bias
+        assert (after.stored_bytes > before.stored_bytes) == has_bias

@@ -7,7 +7,6 @@ import random
 import zipfile
 from pathlib import Path
 
-import mnist
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -16,6 +15,7 @@ from PIL import Image
 
 import docstrings
 import minilm
+import mnist
 from fqonnx import CompileConfig, CompileReport, compile_model
 from fqonnx.export import export_model
 from support import mlp_by_the_reference, shared_data

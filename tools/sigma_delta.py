@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import torch
-from mnist import recipes
 
 from architectures.row import CALIBRATION, JUDGED, MODEL, TARGETS, run
 from fqonnx import CompileConfig, CompileReport, compile_model
 from fqonnx.config import METHODS
 from fqonnx.frames import HadamardFrame, HarmonicFrame, IdentityFrame
 from fqonnx.quant import quantize_weight, range_alphabet, sigma_delta
+from mnist import recipes
 
 REDUNDANCIES = (1.5, 2.0, 2.5, 2.75, 3.0, 4.0, 6.0, 8.0)
 AUTO_REDUNDANCIES = (1.0, 1.25, 1.5, 2.0, 3.0)

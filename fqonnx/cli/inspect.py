@@ -33,7 +33,7 @@ def inspect_command(path: Path) -> None:
     for key, value in model.metadata_props.items():
         if key.startswith("fqonnx."):
             console.print(f"{escape(key)}: {escape(value)}", soft_wrap=True)
-    compiled = [node for node in model.graph if node.domain == DOMAIN]
+    compiled = [node for node in model.graph if node.domain == DOMAIN and not _is_bias(node)]
     if compiled:
         console.print(_compiled_table(compiled))
     FoldWeightsPass()(model)
@@ -56,6 +56,12 @@ def inspect_command(path: Path) -> None:
         LayerReport(kept.name, kept.op_type, None, None, "float", kept.reason)
         for kept in selected.kept
     )
+
+
+def _is_bias(node: ir.Node) -> bool:
+    """Whether a FrameDequant holds a bias, which goes through a Reshape alone."""
+    readers = (use.node.op_type for use in node.outputs[0].uses())
+    return node.op_type == "FrameDequant" and next(readers, "") == "Reshape"
 
 
 def _compiled_table(nodes: list[ir.Node]) -> Table:

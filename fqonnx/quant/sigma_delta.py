@@ -17,13 +17,13 @@ from fqonnx.frames import HarmonicFrame
 from fqonnx.quant.alphabet import UniformAlphabet
 
 # Largest states, in steps. Order 1: proven for a step that `range_alphabet` chose, and a little for
-# rounding. Order 2: beyond it the alphabet has been left for good.
+# rounding. Order 2: above what random weights reached.
 _LIMIT = {1: 0.501, 2: 2.0}
 
 
 @dataclass(frozen=True)
 class Guarantee:
-    """What is known of ‖W − Ŵ‖ (Frobenius) before W is rebuilt.
+    """What is known of ‖W − Ŵ‖ (Frobenius) from the frame, the steps and the largest states.
 
     Attributes:
         largest_state: The largest state of all columns, in steps.
@@ -108,7 +108,8 @@ def variation_bounds(frame: HarmonicFrame, step: Tensor, states: Tensor, order: 
     delta = step.double() * math.sqrt(frame.num_vectors / frame.dim)
     scale = frame.dim / frame.num_vectors
     if order == 1:
-        return delta / 2.0 * scale * (frame.variation() + (0.0 if _returns(frame) else 1.0))
+        end = 0.0 if _returns(frame) else 1.0
+        return _first_order(states) * delta * scale * (frame.variation() + end)
     # The last two terms are e_{N−1} − 2·e_N and e_N.
     boundary = 1.0 + (math.sqrt(5.0 - 4.0 * frame.inner_product(1)) if frame.num_vectors > 1 else 0)
     return states.double() * delta * scale * (frame.variation(2) + boundary)
@@ -135,8 +136,14 @@ def spectral_bounds(frame: HarmonicFrame, step: Tensor, states: Tensor, order: i
     length = math.sqrt(frame.dim / frame.num_vectors)  # of a frame vector
     around = gain**order * math.sqrt(frame.num_vectors)
     if order == 1:
-        return step.double() / 2.0 * (around + (0.0 if _returns(frame) else length))
+        end = 0.0 if _returns(frame) else length
+        return _first_order(states) * step.double() * (around + end)
     return states.double() * step.double() * (around + 4.0 * length)
+
+
+def _first_order(states: Tensor) -> Tensor:
+    """Return the states that the bounds of order 1 take: ½, whatever was met, and its rounding."""
+    return states.double().clamp(min=0.5)
 
 
 def _returns(frame: HarmonicFrame) -> bool:

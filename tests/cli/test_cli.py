@@ -85,7 +85,7 @@ def test_sides_are_those_of_the_method(folder: Path) -> None:
         arguments = ("--method", method, "--redundancy", "1.125", "--calibration", "none")
         assert run("compile", folder / "mlp.onnx", *arguments, "--json", report).exit_code == 0
         content = json.loads(report.read_text())
-        assert content["options"]["sides"] is None
+        assert content["options"]["sides"] == ("both" if method == "framequant" else "in")
         assert {x["redundancy_out"] for x in content["layers"]} == sides
 
 
@@ -96,8 +96,8 @@ def test_sigma_delta_says_what_can_be_lost(folder: Path) -> None:
     assert compiled.exit_code == 0
     content = json.loads(report.read_text())
     assert (content["options"]["order"], content["options"]["sides"]) == (2, "out")
-    assert content["options"]["redundancy"] is None
-    assert content["options"]["lowering"] is None
+    assert content["options"]["redundancy"] == 3.0
+    assert content["options"]["lowering"] == "onnx"
     layers = [layer for layer in content["layers"] if layer["status"] == "quantized"]
     assert len(layers) == 3
     for layer in layers:
@@ -260,6 +260,7 @@ def test_compile_shows_bounds_beside_errors(folder: Path, monkeypatch: pytest.Mo
     shown = run("compile", folder / "mlp.onnx", *arguments, "--calibration", "none").output
     table = {line.split("│")[1].strip(): line.split("│")[3].strip() for line in summary(shown)}
     content = json.loads((folder / "r.json").read_text())
+    assert "3 quantized layers" in run("inspect", folder / "mlp-2bit.onnx").output
     assert content["options"]["quantize_bias"] is True
     (bound,) = content["bounds"]
     rows = (

@@ -288,7 +288,11 @@ REFUSED = {
     "constant on the left": ("MatMul (w, x)", {"w": draw(4, 4)}, "for MatMul node 'n'"),
     "division by an activation": ("Div (c, x)", {"c": draw(4)}, "for Div node 'n'"),
     "unknown operator": ("Exp (x)", {}, "for Exp node 'n'"),
-    "batched weight": ("MatMul (x, w)", {"w": draw(2, 4, 4)}, "weight of node 'n' has 3 dim"),
+    "batched weight": (
+        "MatMul (x, w)",
+        {"w": draw(2, 4, 4)},
+        "weight of MatMul node 'n' has 3 dim",
+    ),
     "Clip above zero": ("Clip (x, c)", {"c": np.float32(0.5)}, "Clip node 'n' does not keep zero"),
     "Clip below zero": ("Clip (x, , c)", {"c": np.float32(-1)}, "Clip node 'n' does not keep zero"),
     "Softmax of samples": ("Softmax <axis = 0> (x)", {}, "Softmax node 'n' mixes samples"),
@@ -315,7 +319,7 @@ def reason_of(text: str, **arrays: np.ndarray) -> str:
 
 def test_weight_that_nodes_compute_is_not_known() -> None:
     text = "g (float[N, 4] x) => (float[N, 4] y) { v = Neg(w) [n] y = MatMul(x, v) }"
-    assert reason_of(text, w=draw(4, 4)) == "'v' of node 'n' is not constant"
+    assert reason_of(text, w=draw(4, 4)) == "'v' of MatMul node 'n' is not constant"
 
 
 def test_operator_of_another_domain_is_not_known() -> None:
