@@ -67,7 +67,8 @@ def _quantized(
         output_rel_error=quantized.output_rel_error,
         proxy_loss=quantized.proxy_loss,
     )
-    bias, tensor = replacement.biases.get(layer.name), layer.bias and layer.bias.const_value
+    bias = replacement.biases.get(layer.name)
+    tensor = None if layer.bias is None else layer.bias.const_value
     if bias is not None and tensor is not None:
         report = replace(
             report,

@@ -102,7 +102,8 @@ class HarmonicFrame(Frame):
             pairs = pairs[..., 1:]
         spectrum[..., 1 : self.dim // 2 + 1] = torch.complex(pairs[..., 0::2], -pairs[..., 1::2])
         scale = math.sqrt(self.num_vectors / 2.0)
-        return (torch.fft.irfft(spectrum, n=self.num_vectors) * scale).to(x.dtype)
+        coeffs: Tensor = torch.fft.irfft(spectrum, n=self.num_vectors) * scale
+        return coeffs.to(x.dtype)
 
     def synthesis(self, coeffs: Tensor) -> Tensor:
         """Return coeffs·T by a real FFT."""
