@@ -59,42 +59,53 @@ class QuantizeWeightsPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite the main graph."""
-        names = Names(model.graph)
+        rewriter = _Rewriter(model, self.contrib)
         for replacement in self.replacements:
-            source = str(replacement.layers[0].weight.name)
-            packed, stored = _add_packed(model.graph, names, source, replacement.quantized)
-            for layer in replacement.layers:
-                self.stored_bytes[layer.name] = stored
-                stored = 0
-            if all(layer.is_row_product for layer in replacement.layers):
-                for layer in replacement.layers:
-                    self._replace(model, names, layer, replacement, packed)
-            else:
-                self._dequantize(model, names, replacement, packed)
-            for layer in replacement.layers:
-                for value in (layer.weight, layer.bias):
-                    if value is not None:
-                        remove_if_unused(model.graph, value)
+            rewriter.rewrite(replacement)
+        self.stored_bytes, self.nodes = rewriter.stored_bytes, rewriter.nodes
         return ir.passes.PassResult(model, modified=bool(self.replacements))
 
-    def _replace(
-        self,
-        model: ir.Model,
-        names: Names,
-        layer: LinearLayer,
-        replacement: Replacement,
-        packed: dict[str, ir.Value],
+
+class _Rewriter:
+    """Rewrites the layers of one model."""
+
+    def __init__(self, model: ir.Model, contrib: bool) -> None:
+        self.model = model
+        self.graph = model.graph
+        self.contrib = contrib
+        self.names = Names(model.graph)
+        self.stored_bytes: dict[str, int] = {}
+        self.nodes: dict[str, ir.Node] = {}
+
+    def rewrite(self, replacement: Replacement) -> None:
+        """Put a quantized weight in the place of the float one."""
+        source = str(replacement.layers[0].weight.name)
+        packed, stored = self.packed(source, replacement.quantized)
+        for layer in replacement.layers:
+            self.stored_bytes[layer.name] = stored
+            stored = 0
+        if all(layer.is_row_product for layer in replacement.layers):
+            for layer in replacement.layers:
+                self.replace(layer, replacement, packed)
+        else:
+            self.dequantize(replacement, packed)
+        for layer in replacement.layers:
+            for value in (layer.weight, layer.bias):
+                if value is not None:
+                    remove_if_unused(self.graph, value)
+
+    def replace(
+        self, layer: LinearLayer, replacement: Replacement, packed: dict[str, ir.Value]
     ) -> None:
+        """Put a FrameMatMul in the place of a layer."""
         old = layer.node if layer.add is None else layer.add
         output, convolution = old.outputs[0], layer.convolution
         tape = Tape()
         x = layer.x if convolution is None else row_view(tape, layer.x, convolution)
-        bias = self._bias(model, names, tape, layer, replacement)
+        bias = self.bias(tape, layer, replacement)
         values = {"X": x, **packed, "bias": bias}
         name = layer.node.name or layer.name
-        result = self._record(
-            model, tape, "FrameMatMul", name, layer, replacement.quantized, values
-        )
+        result = self.record(tape, "FrameMatMul", name, layer, replacement.quantized, values)
         self.nodes[layer.name] = tape.nodes[-1]
         if convolution is not None:
             if output.shape is not None:
@@ -102,66 +113,52 @@ class QuantizeWeightsPass(ir.passes.InPlacePass):
                 result.shape = ir.Shape([batch, *sizes, channels])
             result = channels_first(tape, result, convolution)
         result.dtype, result.shape = layer.dtype, output.shape
-        _name_values(tape, names, f"{output.name}.quantized")
+        self.name_values(tape, f"{output.name}.quantized")
         removed = [layer.node] if layer.add is None else [layer.add, layer.node]
         ir.convenience.replace_nodes_and_values(
-            model.graph, old, removed, list(tape.nodes), [output], [result]
+            self.graph, old, removed, list(tape.nodes), [output], [result]
         )
 
-    def _dequantize(
-        self,
-        model: ir.Model,
-        names: Names,
-        replacement: Replacement,
-        packed: dict[str, ir.Value],
-    ) -> None:
+    def dequantize(self, replacement: Replacement, packed: dict[str, ir.Value]) -> None:
         """Let convolutions read their weight from a FrameDequant."""
         first, quantized = replacement.layers[0], replacement.quantized
         name = f"{first.node.name or first.name}.weight"
         tape = Tape()
-        matrix = self._record(model, tape, "FrameDequant", name, first, quantized, {**packed})
+        matrix = self.record(tape, "FrameDequant", name, first, quantized, {**packed})
         matrix.shape = ir.Shape((first.dim_in, first.dim_out))
         kernel = tape.op("Transpose", [matrix], {"perm": [1, 0]})
         kernel = tape.op("Reshape", [kernel, record_ints(tape, *first.weight_shape)])
         kernel.dtype, kernel.shape = first.dtype, ir.Shape(first.weight_shape)
-        _name_values(tape, names, f"{first.weight.name}.quantized")
-        model.graph.insert_before(first.node, tape.nodes)
+        self.name_values(tape, f"{first.weight.name}.quantized")
+        self.graph.insert_before(first.node, tape.nodes)
         for layer in replacement.layers:
             layer.node.replace_input_with(1, kernel)
             self.nodes[layer.name] = layer.node
             if layer.bias is not None:
                 tape = Tape()
-                layer.node.replace_input_with(2, self._bias(model, names, tape, layer, replacement))
-                _name_values(tape, names, f"{layer.bias.name}.quantized")
-                model.graph.insert_before(layer.node, tape.nodes)
+                layer.node.replace_input_with(2, self.bias(tape, layer, replacement))
+                self.name_values(tape, f"{layer.bias.name}.quantized")
+                self.graph.insert_before(layer.node, tape.nodes)
 
-    def _bias(
-        self,
-        model: ir.Model,
-        names: Names,
-        tape: Tape,
-        layer: LinearLayer,
-        replacement: Replacement,
-    ) -> ir.Value | None:
+    def bias(self, tape: Tape, layer: LinearLayer, replacement: Replacement) -> ir.Value | None:
         """Return the bias of a layer: quantized, shifted, or as it is."""
         bias, shift = layer.bias, replacement.quantized.bias_shift
         quantized = replacement.biases.get(layer.name)
         if bias is not None and quantized is not None:
-            packed, stored = _add_packed(model.graph, names, str(bias.name), quantized)
+            packed, stored = self.packed(str(bias.name), quantized)
             self.stored_bytes[layer.name] += stored
             name = f"{layer.node.name or layer.name}.bias"
-            column = self._record(model, tape, "FrameDequant", name, layer, quantized, {**packed})
+            column = self.record(tape, "FrameDequant", name, layer, quantized, {**packed})
             column.shape = ir.Shape((layer.dim_out, 1))
             vector = tape.op("Reshape", [column, record_ints(tape, -1)])
             vector.dtype, vector.shape = layer.dtype, ir.Shape((layer.dim_out,))
             return vector
         if bias is not None and shift is not None:
-            return _shifted(model.graph, names, bias, shift.cpu().numpy())
+            return self.shifted(bias, shift.cpu().numpy())
         return bias
 
-    def _record(
+    def record(
         self,
-        model: ir.Model,
         tape: Tape,
         op_type: OpType,
         name: str,
@@ -185,7 +182,7 @@ class QuantizeWeightsPass(ir.passes.InPlacePass):
         inputs = [values.get(name) for name in spec.input_names()]
         while inputs[-1] is None:
             inputs.pop()
-        self._register(model, spec)
+        self.register(spec)
         result = tape.op(
             op_type,
             inputs,
@@ -198,47 +195,46 @@ class QuantizeWeightsPass(ir.passes.InPlacePass):
         result.dtype = layer.dtype
         return result
 
-    def _register(self, model: ir.Model, spec: FrameOpSpec) -> None:
+    def register(self, spec: FrameOpSpec) -> None:
+        """Give the model the function of an operator."""
         key = (DOMAIN, spec.op_type, spec.overload)
-        if key in model.functions:
+        if key in self.model.functions:
             return
-        function = build_function(spec, model.graph.opset_imports[""])
-        model.functions[key] = function
-        model.ir_version = max(model.ir_version, _OVERLOADS_IR_VERSION)
-        model.graph.opset_imports[DOMAIN] = OPSET_VERSION
+        function = build_function(spec, self.graph.opset_imports[""])
+        self.model.functions[key] = function
+        self.model.ir_version = max(self.model.ir_version, _OVERLOADS_IR_VERSION)
+        self.graph.opset_imports[DOMAIN] = OPSET_VERSION
         for domain, version in function.opset_imports.items():
-            model.graph.opset_imports.setdefault(domain, version)
+            self.graph.opset_imports.setdefault(domain, version)
 
+    def packed(self, source: str, quantized: QuantizedWeight) -> tuple[dict[str, ir.Value], int]:
+        """Add the initializers of a quantized value; return them by input name, and their bytes."""
+        block_size = choose_block_size(quantized.frame_in.num_vectors)
+        arrays: dict[str, NDArray[np.generic]] = {
+            "codes": pack_codes(quantized.codes.cpu().numpy(), quantized.bits, block_size),
+            "scales": quantized.scales.cpu().numpy(),
+        }
+        if quantized.zero_points is not None:
+            arrays["zero_points"] = quantized.zero_points.cpu().numpy()
+        for key, frame in (("signs_in", quantized.frame_in), ("signs_out", quantized.frame_out)):
+            if isinstance(frame, SignedFrame):
+                arrays[key] = pack_signs(frame.signs.cpu().numpy())
+        values = {key: self.constant(f"{source}.{key}", array) for key, array in arrays.items()}
+        return values, sum(array.nbytes for array in arrays.values())
 
-def _add_packed(
-    graph: ir.Graph, names: Names, source: str, quantized: QuantizedWeight
-) -> tuple[dict[str, ir.Value], int]:
-    """Add the initializers of a quantized value; return them by input name, and their bytes."""
-    block_size = choose_block_size(quantized.frame_in.num_vectors)
-    arrays: dict[str, NDArray[np.generic]] = {
-        "codes": pack_codes(quantized.codes.cpu().numpy(), quantized.bits, block_size),
-        "scales": quantized.scales.cpu().numpy(),
-    }
-    if quantized.zero_points is not None:
-        arrays["zero_points"] = quantized.zero_points.cpu().numpy()
-    for key, frame in (("signs_in", quantized.frame_in), ("signs_out", quantized.frame_out)):
-        if isinstance(frame, SignedFrame):
-            arrays[key] = pack_signs(frame.signs.cpu().numpy())
-    values = {}
-    for key, array in arrays.items():
-        name = names.fresh(f"{source}.{key}")
-        values[key] = add_initializer(graph, name, ir.tensor(array, name=name))
-    return values, sum(array.nbytes for array in arrays.values())
+    def shifted(self, bias: ir.Value, shift: NDArray[np.float32]) -> ir.Value:
+        """Add a bias that takes the mean of its layer's error away."""
+        tensor = bias.const_value
+        assert tensor is not None
+        array = (tensor.numpy().astype(np.float32) + shift).astype(tensor.dtype.numpy())
+        return self.constant(f"{bias.name}.corrected", array)
 
+    def constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
+        """Add an initializer under a name that is free."""
+        name = self.names.fresh(name)
+        return add_initializer(self.graph, name, ir.tensor(array, name=name))
 
-def _name_values(tape: Tape, names: Names, name: str) -> None:
-    for node in tape.nodes:
-        node.outputs[0].name = names.fresh(name)
-
-
-def _shifted(graph: ir.Graph, names: Names, bias: ir.Value, shift: NDArray[np.float32]) -> ir.Value:
-    tensor = bias.const_value
-    assert tensor is not None
-    shifted = (tensor.numpy().astype(np.float32) + shift).astype(tensor.dtype.numpy())
-    name = names.fresh(f"{bias.name}.corrected")
-    return add_initializer(graph, name, ir.tensor(shifted, name=name))
+    def name_values(self, tape: Tape, name: str) -> None:
+        """Name what the tape recorded."""
+        for node in tape.nodes:
+            node.outputs[0].name = self.names.fresh(name)
