@@ -6,13 +6,19 @@ import importlib.util
 import io
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import docstrings
+import feedback
+import mnist
 import redundancy
+import sigma_delta
+from fqonnx import CompileConfig
+from support import shared_data
 
 TOOLS = Path(__file__).parents[1] / "tools"
 
@@ -26,7 +32,10 @@ def test_sentences_are_many_and_always_the_same() -> None:
 
 @pytest.mark.parametrize(
     "script",
-    ["architecture_table.py", "demo.py", "quality.py", "redundancy.py", "bench/matmul.py"],
+    [
+        *("architecture_table.py", "demo.py", "feedback.py", "quality.py", "redundancy.py"),
+        *("sigma_delta.py", "bench/matmul.py"),
+    ],
 )
 def test_scripts_say_what_they_do(script: str) -> None:
     command = [sys.executable, str(TOOLS / script), "--help"]
@@ -43,6 +52,39 @@ def test_redundancy_page_has_its_table_and_picture(monkeypatch: pytest.MonkeyPat
     table = "\n".join(redundancy.rows(points))
     assert table in redundancy.text(table)
     redundancy.picture(points).savefig(io.BytesIO())
+
+
+def test_feedback_page_has_its_tables_and_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"DIM": 16, "COLUMNS": 8, "REDUNDANCIES": (2.0, 4.0)}
+    for name, value in (small | {"STEPS": (1.0, 1.8), "DAMPINGS": (0.1,)}).items():
+        monkeypatch.setattr(feedback, name, value)
+    errors = {
+        (column.title, bits): [column.measure(r, bits) for r in feedback.REDUNDANCIES]
+        for column in feedback.FEEDBACKS
+        for bits in (1, 2)
+    }
+    for title in ("Sigma-Delta", "order 2", "LDLQ, harmonic"):
+        (first, _), (second, _) = errors[title, 2]
+        assert second < first / 2
+    page = feedback.text(errors)
+    assert all(feedback.table(errors, bits) in page for bits in (1, 2))
+    feedback.picture(errors).savefig(io.BytesIO())
+
+
+@pytest.mark.parametrize("name", ["mlp", "resnet"])
+def test_networks_on_mnist_learn_and_are_judged(name: str, tmp_path: Path) -> None:
+    recipe = mnist.recipes(shared_data("mnist"))[name]
+    replace(recipe, steps=60, judged=500, calibration=64).make(tmp_path, None)
+    network = sigma_delta.Network(tmp_path)
+    assert network.accuracy() > 50
+    config = CompileConfig(method="sigma-delta", bits=4, redundancy=4.0)
+    accuracy, report = network.compiled(config, "images")
+    assert accuracy > network.accuracy() - 3
+    assert report.calibration.num_compared == 8
+    if name == "mlp":
+        errors, rebuilt = sigma_delta.rebuilt(network, lambda weight: weight * 0.75)
+        assert errors == pytest.approx([0.25] * 3, rel=1e-5)
+        assert rebuilt > 30
 
 
 def test_benchmark_models_take_the_same_input() -> None:
