@@ -25,6 +25,7 @@ from fqonnx.config import CompileConfig
 from fqonnx.diff import compare_models
 from fqonnx.errors import ConfigError
 from fqonnx.frames import fusion_redundancy
+from fqonnx.layer_reports import layer_reports, model_report
 from fqonnx.model_file import (
     check_file,
     check_targets,
@@ -46,7 +47,6 @@ from fqonnx.passes.verify import graph_signature
 from fqonnx.progress import Track, silent, timed
 from fqonnx.quantize_layers import quantize_layers
 from fqonnx.report import CalibrationReport, CompileReport, LayerReport, collect_versions
-from fqonnx.reporting import layer_reports, model_report
 from fqonnx.session import Session
 
 
