@@ -26,8 +26,8 @@ namespace fqonnx {
 namespace {
 
 constexpr Kernels kernels_named(const char* name) {
-  return {name,     kOutputs, Vector::kBytes, has_direct,  fields_stride, multiply_direct, multiply_panels,
-          quantize, dequantize_row, apply_signs, hadamard,    matmul,        to_float,        to_half};
+  return {name,           kOutputs,     plan,     quantize, multiply_direct, multiply_panels,
+          dequantize_row, apply_signs,  hadamard, matmul,   to_float,        to_half};
 }
 
 }  // namespace

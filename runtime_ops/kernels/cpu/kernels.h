@@ -40,12 +40,11 @@ struct Activations {
   size_t columns;
   size_t digits;
   size_t segment_size;
-  size_t stride;         // bytes from one digit to the next
-  int8_t* integers;      // (rows, digits, stride), zero from `columns` on
-  int8_t* fields;        // the same in the order in which codes lie in bytes, or null
-  size_t fields_stride;  // bytes from one digit to the next in it
-  float* scales;         // (rows, segments)
-  double* sums;          // (rows, segments) of the integers
+  bool direct;       // in the order of multiply_direct, or in that of multiply_panels
+  size_t stride;     // bytes from one digit to the next
+  int8_t* integers;  // (rows, digits, stride), zero from `columns` on
+  float* scales;     // (rows, segments)
+  double* sums;      // (rows, segments) of the integers
 
   FQONNX_INLINE size_t segments() const {
     return segment_size ? (columns + segment_size - 1) / segment_size : 1;
@@ -54,18 +53,17 @@ struct Activations {
 
 struct Kernels {
   const char* name;
-  size_t panel;      // outputs that share an unpacked panel: tasks take a multiple of it
-  size_t alignment;  // of columns in `Activations::integers`
+  size_t panel;  // outputs that share an unpacked panel: tasks take a multiple of it
 
-  // Few rows of activations: codes are multiplied where they lie. Needs `fields`.
-  bool (*has_direct)(const PackedWeight& weight, const Activations& x);
-  size_t (*fields_stride)(const PackedWeight& weight);
+  // Sets `direct` and `stride`, which tells how much memory the integers need.
+  void (*plan)(const PackedWeight& weight, Activations& x);
+  void (*quantize)(const PackedWeight& weight, const float* x, size_t row, Activations& to);
+  // Few rows of activations: codes are multiplied where they lie.
   void (*multiply_direct)(const PackedWeight& weight, const Activations& x, size_t first,
                           size_t last, float* y, size_t y_stride);
   // Many rows: codes are unpacked once for all of them.
   void (*multiply_panels)(const PackedWeight& weight, const Activations& x, size_t first_row,
                           size_t last_row, size_t first, size_t last, float* y, size_t y_stride);
-  void (*quantize)(const PackedWeight& weight, const float* x, size_t row, Activations& out);
 
   void (*dequantize_row)(const PackedWeight& weight, size_t row, float* out);
   void (*apply_signs)(const float* x, const uint8_t* signs, float scale, size_t size, float* out);

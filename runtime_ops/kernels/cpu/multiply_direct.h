@@ -5,13 +5,9 @@
 namespace fqonnx {
 namespace {
 
-bool has_direct(const PackedWeight& weight, const Activations& x) {
-  return weight.bits != 3 && x.segments() == 1 && x.rows * x.digits <= Vector::kDirectRows;
-}
-
 // Sums of `count` rows of codes with `digits` digits of activations: (count, kDirectRows).
 template <int bits, size_t count, size_t digits>
-void multiply_rows(const uint8_t* codes, size_t row_bytes, const int8_t* fields, size_t stride,
+void multiply_rows(const uint8_t* codes, size_t row_bytes, const int8_t* integers, size_t stride,
                    int32_t* out) {
   constexpr int kFields = 8 / bits;
   Vector::Ints sums[count * digits];
@@ -27,16 +23,16 @@ void multiply_rows(const uint8_t* codes, size_t row_bytes, const int8_t* fields,
     }
     FQONNX_UNROLL
     for (int f = 0; f < kFields; ++f) {
-      const int8_t* x = fields + (i * kFields + size_t(f) * Vector::kBytes);
-      Vector::Ints integers[digits];
+      const int8_t* x = integers + (i * kFields + size_t(f) * Vector::kBytes);
+      Vector::Ints quads[digits];
       FQONNX_UNROLL
-      for (size_t d = 0; d < digits; ++d) integers[d] = Vector::load_ints(x + d * stride);
+      for (size_t d = 0; d < digits; ++d) quads[d] = Vector::load_ints(x + d * stride);
       FQONNX_UNROLL
       for (size_t r = 0; r < count; ++r) {
         const auto field = Vector::template field<bits>(packed[r], f);
         FQONNX_UNROLL
         for (size_t d = 0; d < digits; ++d) {
-          sums[r * digits + d] = Vector::dot(sums[r * digits + d], field, integers[d]);
+          sums[r * digits + d] = Vector::dot(sums[r * digits + d], field, quads[d]);
         }
       }
     }
@@ -48,10 +44,10 @@ void multiply_rows(const uint8_t* codes, size_t row_bytes, const int8_t* fields,
 }
 
 template <int bits, size_t count>
-void multiply_digits(const uint8_t* codes, size_t row_bytes, const int8_t* fields, size_t stride,
+void multiply_digits(const uint8_t* codes, size_t row_bytes, const int8_t* integers, size_t stride,
                      size_t digits, int32_t* out) {
   for (size_t d = 0; d < digits;) {
-    const int8_t* from = fields + d * stride;
+    const int8_t* from = integers + d * stride;
     const size_t rest = digits - d, step = rest < 4 ? rest : 4;
     if (step == 1) multiply_rows<bits, count, 1>(codes, row_bytes, from, stride, out + d);
     if (step == 2) multiply_rows<bits, count, 2>(codes, row_bytes, from, stride, out + d);
@@ -72,9 +68,9 @@ void multiply_direct_bits(const PackedWeight& weight, const Activations& x, size
     size_t count = 1;
     if (last - n >= kCount) {
       count = kCount;
-      multiply_digits<bits, kCount>(codes, row_bytes, x.fields, x.fields_stride, digits, sums);
+      multiply_digits<bits, kCount>(codes, row_bytes, x.integers, x.stride, digits, sums);
     } else {
-      multiply_digits<bits, 1>(codes, row_bytes, x.fields, x.fields_stride, digits, sums);
+      multiply_digits<bits, 1>(codes, row_bytes, x.integers, x.stride, digits, sums);
     }
     for (size_t r = 0; r < count; ++r) {
       const double scale = half_to_float(weight.scales[n + r]);

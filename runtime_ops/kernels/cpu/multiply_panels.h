@@ -48,30 +48,37 @@ void add_outputs(const int32_t* sums, Number x_scale, Number x_sum, const float*
   }
 }
 
+// Rows to take next of those that are left, `most` being what registers hold.
+size_t tile_rows(size_t left, size_t most) {
+  if (left >= most && !(most == 12 && left == 16)) return most;  // 16 are twice 8
+  for (size_t rows = 8; rows > 1; rows /= 2) {
+    if (rows < most && left >= rows) return rows;
+  }
+  return 1;
+}
+
 template <size_t digits>
 void multiply_segment(const Activations& x, size_t first_row, size_t last_row, size_t segment,
-                      const uint8_t* panel, size_t panel_stride, const float* scales,
+                      size_t fields, const uint8_t* panel, size_t panel_stride, const float* scales,
                       const float* offsets, size_t count, float* y, size_t y_stride) {
   const size_t start = segment * x.segment_size;
   const size_t end = x.segment_size && start + x.segment_size < x.columns
                          ? start + x.segment_size
                          : x.columns;
-  const size_t quads = (end - start + 3) / 4;
+  const size_t quads = (round_up(end, 4 * fields) - start) / 4;
   const uint8_t* codes = panel + start * Vector::kLanes;
   alignas(64) int32_t sums[Vector::kTileRows * kOutputs];
   constexpr size_t kRows = Vector::kTileRows / digits;
   for (size_t row = first_row; row < last_row;) {
     const int8_t* integers = x.integers + row * digits * x.stride + start;
-    size_t rows = 1;
-    if (last_row - row >= kRows) {
-      rows = kRows;
-      multiply_tile<kRows * digits>(integers, x.stride, codes, panel_stride, quads, sums);
-    } else if (digits == 1 && last_row - row >= 4) {
-      rows = 4;
-      multiply_tile<4>(integers, x.stride, codes, panel_stride, quads, sums);
-    } else {
-      multiply_tile<digits>(integers, x.stride, codes, panel_stride, quads, sums);
-    }
+    const size_t rows = tile_rows(last_row - row, kRows);
+    constexpr size_t kEight = kRows > 8 ? 8 : 1, kFour = kRows > 4 ? 4 : 1;
+    const auto multiply = rows == kRows ? multiply_tile<kRows * digits>
+                          : rows == 8   ? multiply_tile<kEight * digits>
+                          : rows == 4   ? multiply_tile<kFour * digits>
+                          : rows == 2   ? multiply_tile<2 * digits>
+                                        : multiply_tile<digits>;
+    multiply(integers, x.stride, codes, panel_stride, quads, sums);
     for (size_t i = 0; i < rows; ++i) {
       const size_t place = (row + i) * x.segments() + segment;
       using Number = std::conditional_t<digits == 1, float, double>;
@@ -87,7 +94,7 @@ void multiply_segment(const Activations& x, size_t first_row, size_t last_row, s
 void multiply_panels(const PackedWeight& weight, const Activations& x, size_t first_row,
                      size_t last_row, size_t first, size_t last, float* y, size_t y_stride) {
   thread_local Scratch scratch;
-  const size_t panel_stride = round_up(weight.columns, Vector::kBytes) * Vector::kLanes;
+  const size_t panel_stride = panel_columns(weight) * Vector::kLanes;
   uint8_t* panel = scratch.get<uint8_t>(kPanels * panel_stride);
   for (size_t n = first; n < last; n += kOutputs) {
     const size_t count = last - n < kOutputs ? last - n : kOutputs;
@@ -104,7 +111,7 @@ void multiply_panels(const PackedWeight& weight, const Activations& x, size_t fi
         offsets[i] = weight.offset(n + i, group);
       }
       const auto multiply = x.digits == 1 ? multiply_segment<1> : multiply_segment<3>;
-      multiply(x, first_row, last_row, s, panel, panel_stride, scales, offsets, count, y + n,
+      multiply(x, first_row, last_row, s, fields(weight), panel, panel_stride, scales, offsets, count, y + n,
                y_stride);
     }
   }

@@ -32,9 +32,6 @@ void store(const Kernels&, const float* x, size_t size, float* out) {
 void store(const Kernels& kernels, const float* x, size_t size, uint16_t* out) {
   kernels.to_half(x, size, out);
 }
-
-size_t round_up(size_t size, size_t to) { return (size + to - 1) / to * to; }
-
 }  // namespace
 
 FrameOperator::FrameOperator(const Attributes& a)
@@ -84,14 +81,10 @@ void FrameOperator::matmul(const Element* x, size_t rows, const PackedInputs& in
   activations.columns = weight.columns;
   activations.digits = accuracy_ == Accuracy::kExact ? 3 : 1;
   activations.segment_size = weight.group_size || !frame_in_.spreads() ? kSegment : 0;
-  // Not a power of two: rows of a tile would meet in the same lines of the cache.
-  activations.stride = round_up(weight.columns, 512) + 64;
+  kernels.plan(weight, activations);
   const size_t segments = activations.segments(), digits = rows * activations.digits;
-  const bool direct = kernels.has_direct(weight, activations);
-  if (direct) activations.fields_stride = kernels.fields_stride(weight);
-  thread_local Scratch integers, fields, scales, sums, coefficients;
+  thread_local Scratch integers, scales, sums, coefficients;
   activations.integers = integers.get<int8_t>(digits * activations.stride);
-  activations.fields = direct ? fields.get<int8_t>(digits * activations.fields_stride) : nullptr;
   activations.scales = scales.get<float>(rows * segments);
   activations.sums = sums.get<double>(rows * segments);
 
@@ -114,7 +107,7 @@ void FrameOperator::matmul(const Element* x, size_t rows, const PackedInputs& in
   } else {
     product = coefficients.get<float>(rows * weight.rows);
   }
-  if (direct) {
+  if (activations.direct) {
     pool.run((weight.rows + kDirectOutputs - 1) / kDirectOutputs, [&](size_t task) {
       const size_t first = task * kDirectOutputs;
       kernels.multiply_direct(weight, activations, first,

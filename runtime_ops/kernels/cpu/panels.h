@@ -1,5 +1,5 @@
-// Codes to bytes: a panel holds the codes of kLanes rows, four columns of each row in turn, so that
-// a row of activations meets all of them without a sum across lanes.
+// Codes to bytes: a panel holds the codes of kLanes rows, a quad of four columns of each row in turn,
+// so that a row of activations meets all of them without a sum across lanes.
 // Included once for each instruction set, behind its Vector.
 #pragma once
 
@@ -35,23 +35,16 @@ void unpack_codes(const PackedWeight& weight, size_t row, size_t first, size_t s
   }
 }
 
-// Codes `first` … of a row, a vector of them; zeros behind the end of the row.
-template <int bits>
-Vector::Bytes code_vector(const PackedWeight& weight, size_t row, size_t first) {
-  const uint8_t* codes = weight.codes + row * weight.row_bytes();
+// Codes `first` … of a row of 3 bits, a vector of them; zeros behind the end of the row.
+Vector::Bytes three_bit_codes(const PackedWeight& weight, size_t row, size_t first) {
   const size_t length = round_up(weight.columns, weight.block_size);
-  if (first + Vector::kBytes <= length) {
-    if constexpr (bits == 3) {
-      if (weight.block_size >= Vector::kBytes) {
-        const size_t within = first % weight.block_size;
-        const uint8_t* block = codes + first / weight.block_size * (weight.block_size * 3 / 8);
-        const auto low = Vector::spread<2>(block + within / 4);
-        const auto high = Vector::spread<1>(block + weight.block_size / 4 + within / 8);
-        return Vector::low_and_high(low, high);
-      }
-    } else {
-      return Vector::spread<bits>(codes + first * bits / 8);
-    }
+  if (first + Vector::kBytes <= length && weight.block_size >= Vector::kBytes) {
+    const size_t within = first % weight.block_size;
+    const uint8_t* block = weight.codes + row * weight.row_bytes() +
+                           first / weight.block_size * (weight.block_size * 3 / 8);
+    const auto low = Vector::spread<2>(block + within / 4);
+    const auto high = Vector::spread<1>(block + weight.block_size / 4 + within / 8);
+    return Vector::low_and_high(low, high);
   }
   alignas(64) uint8_t buffer[Vector::kBytes] = {};
   if (first < length) {
@@ -61,14 +54,13 @@ Vector::Bytes code_vector(const PackedWeight& weight, size_t row, size_t first) 
   return Vector::load(buffer);
 }
 
-template <int bits>
-void unpack_panel_bits(const PackedWeight& weight, size_t row, size_t count, uint8_t* panel) {
+void unpack_three_bits(const PackedWeight& weight, size_t row, size_t count, uint8_t* panel) {
   for (size_t first = 0; first < weight.columns; first += Vector::kBytes) {
     Vector::Ints rows[Vector::kLanes];
     FQONNX_UNROLL
     for (size_t i = 0; i < Vector::kLanes; ++i) {
-      rows[i] = i < count ? Vector::ints(code_vector<bits>(weight, row + i, first))
-                          : Vector::zero();
+      rows[i] =
+          i < count ? Vector::ints(three_bit_codes(weight, row + i, first)) : Vector::zero();
     }
     Vector::transpose(rows);
     FQONNX_UNROLL
@@ -77,14 +69,47 @@ void unpack_panel_bits(const PackedWeight& weight, size_t row, size_t count, uin
   }
 }
 
-// Rows from `row` on, `count` of them and zeros up to kLanes:
-// (columns/4, kLanes, 4) bytes, the columns rounded up to kBytes.
+// Four bytes of each row are transposed while they are packed, and then give one quad a field.
+template <int bits>
+void unpack_bits(const PackedWeight& weight, size_t row, size_t count, uint8_t* panel) {
+  constexpr size_t kFields = 8 / bits;
+  const size_t row_bytes = weight.row_bytes();
+  const uint8_t* codes = weight.codes + row * row_bytes;
+  for (size_t first = 0; first < row_bytes; first += Vector::kBytes) {
+    const size_t rest = row_bytes - first;
+    Vector::Ints rows[Vector::kLanes];
+    FQONNX_UNROLL
+    for (size_t i = 0; i < Vector::kLanes; ++i) {
+      const uint8_t* from = codes + i * row_bytes + first;
+      rows[i] = i >= count               ? Vector::zero()
+                : rest >= Vector::kBytes ? Vector::ints(Vector::load(from))
+                                         : Vector::ints(Vector::load_first(from, rest));
+    }
+    Vector::transpose(rows);
+    FQONNX_UNROLL
+    for (size_t i = 0; i < Vector::kLanes; ++i) {
+      FQONNX_UNROLL
+      for (size_t f = 0; f < kFields; ++f) {
+        const auto field = Vector::field<bits>(Vector::bytes(rows[i]), int(f));
+        Vector::store(panel, Vector::ints(field));
+        panel += Vector::kBytes;
+      }
+    }
+  }
+}
+
+// Columns of a panel: a whole number of vectors of packed bytes.
+size_t panel_columns(const PackedWeight& weight) {
+  return round_up(weight.columns, Vector::kBytes * fields(weight));
+}
+
+// Rows from `row` on, `count` of them and zeros up to kLanes: (panel_columns/4, kLanes, 4).
 void unpack_panel(const PackedWeight& weight, size_t row, size_t count, uint8_t* panel) {
   switch (weight.bits) {
-    case 1: return unpack_panel_bits<1>(weight, row, count, panel);
-    case 2: return unpack_panel_bits<2>(weight, row, count, panel);
-    case 3: return unpack_panel_bits<3>(weight, row, count, panel);
-    default: return unpack_panel_bits<4>(weight, row, count, panel);
+    case 1: return unpack_bits<1>(weight, row, count, panel);
+    case 2: return unpack_bits<2>(weight, row, count, panel);
+    case 3: return unpack_three_bits(weight, row, count, panel);
+    default: return unpack_bits<4>(weight, row, count, panel);
   }
 }
 

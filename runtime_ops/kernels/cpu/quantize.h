@@ -6,24 +6,35 @@ namespace {
 
 size_t round_up(size_t size, size_t to) { return (size + to - 1) / to * to; }
 
-// Codes that a vector of packed bytes holds.
-size_t direct_chunk(const PackedWeight& weight) { return Vector::kBytes * 8 / weight.bits; }
+// Fields of a byte of codes. The two planes of 3 bits have no order in common but the plain one.
+size_t fields(const PackedWeight& weight) { return weight.bits == 3 ? 1 : 8 / weight.bits; }
 
-size_t fields_stride(const PackedWeight& weight) {
-  return round_up(weight.columns, direct_chunk(weight));
+void plan(const PackedWeight& weight, Activations& x) {
+  x.direct =
+      weight.bits != 3 && x.segments() == 1 && x.rows * x.digits <= Vector::kDirectRows;
+  x.stride = round_up(weight.columns, Vector::kBytes * 8);
+  // Not a power of two: rows of a tile would meet in the same lines of the cache.
+  if (!x.direct) x.stride += 64;
 }
 
-// A vector of packed bytes holds the codes of one field of each byte at a distance of 8/bits: the
-// integers are put into that order once, which costs less than to reorder codes at every row.
-template <class Word>  // of 8/bits bytes
-void arrange_fields(const int8_t* integers, size_t size, int8_t* fields) {
-  constexpr size_t kFields = sizeof(Word), kChunk = Vector::kBytes * kFields;
-  for (size_t start = 0; start < size; start += kChunk) {
-    Word words[Vector::kBytes];
-    std::memcpy(words, integers + start, sizeof words);
-    for (size_t f = 0; f < kFields; ++f) {
-      for (size_t j = 0; j < Vector::kBytes; ++j) *fields++ = int8_t(words[j] >> (8 * f));
+// Shifts and masks take one field out of all bytes of a run of codes, so that each result holds
+// codes at a distance of `fields`: the integers are put into that order once, which costs less than
+// to reorder codes at every row.
+template <size_t fields, size_t run>
+void arrange_runs(const int8_t* integers, size_t size, int8_t* out) {
+  for (size_t start = 0; start + fields * run <= size; start += fields * run) {
+    for (size_t f = 0; f < fields; ++f) {
+      for (size_t j = 0; j < run; ++j) out[start + f * run + j] = integers[start + j * fields + f];
     }
+  }
+}
+
+template <size_t run>
+void arrange(const int8_t* integers, size_t size, size_t fields, int8_t* out) {
+  switch (fields) {
+    case 2: return arrange_runs<2, run>(integers, size, out);
+    case 4: return arrange_runs<4, run>(integers, size, out);
+    default: return arrange_runs<8, run>(integers, size, out);
   }
 }
 
@@ -81,24 +92,25 @@ Segment quantize_segment(const float* x, size_t size, const Activations& to, int
 }
 
 void quantize(const PackedWeight& weight, const float* x, size_t row, Activations& to) {
+  thread_local Scratch scratch;
+  const size_t count = fields(weight);
   int8_t* out = to.integers + row * to.digits * to.stride;
+  int8_t* in_order = count == 1 ? out : scratch.get<int8_t>(to.digits * to.stride);
   for (size_t d = 0; d < to.digits; ++d) {
-    std::memset(out + d * to.stride + to.columns, 0, to.stride - to.columns);
+    std::memset(in_order + d * to.stride + to.columns, 0, to.stride - to.columns);
   }
   const size_t segments = to.segments(), size = to.segment_size ? to.segment_size : to.columns;
   for (size_t s = 0, start = 0; s < segments; ++s, start += size) {
-    const size_t count = to.columns - start < size ? to.columns - start : size;
-    const Segment segment = quantize_segment(x + start, count, to, out + start);
+    const size_t rest = to.columns - start;
+    const Segment segment =
+        quantize_segment(x + start, rest < size ? rest : size, to, in_order + start);
     to.scales[row * segments + s] = segment.scale;
     to.sums[row * segments + s] = segment.sum;
   }
-  if (to.fields == nullptr) return;
+  if (count == 1) return;
+  const auto reorder = to.direct ? arrange<Vector::kBytes> : arrange<4>;
   for (size_t d = 0; d < to.digits; ++d) {
-    const int8_t* digit = out + d * to.stride;
-    int8_t* fields = to.fields + (row * to.digits + d) * to.fields_stride;
-    if (weight.bits == 1) arrange_fields<uint64_t>(digit, to.fields_stride, fields);
-    if (weight.bits == 2) arrange_fields<uint32_t>(digit, to.fields_stride, fields);
-    if (weight.bits == 4) arrange_fields<uint16_t>(digit, to.fields_stride, fields);
+    reorder(in_order + d * to.stride, to.stride, count, out + d * to.stride);
   }
 }
 

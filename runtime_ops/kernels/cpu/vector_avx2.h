@@ -69,15 +69,11 @@ struct Vector {
       const __m256i bit = _mm256_set1_epi64x(int64_t(0x8040201008040201));
       const __m256i x = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(word), index), bit);
       return _mm256_and_si256(_mm256_cmpeq_epi8(x, bit), _mm256_set1_epi8(1));
-    } else if constexpr (bits == 2) {
+    } else {
       __m256i x = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
       x = _mm256_or_si256(x, _mm256_slli_epi32(x, 12));
       x = _mm256_or_si256(x, _mm256_slli_epi32(x, 6));
       return _mm256_and_si256(x, _mm256_set1_epi8(3));
-    } else {
-      __m256i x = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-      x = _mm256_or_si256(x, _mm256_slli_epi16(x, 4));
-      return _mm256_and_si256(x, _mm256_set1_epi8(15));
     }
   }
   static Bytes low_and_high(Bytes low, Bytes high) {

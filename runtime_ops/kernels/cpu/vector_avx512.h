@@ -51,15 +51,11 @@ struct Vector {
       uint64_t mask;
       std::memcpy(&mask, p, 8);
       return _mm512_maskz_set1_epi8(mask, 1);
-    } else if constexpr (bits == 2) {
+    } else {
       __m512i x = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
       x = _mm512_or_si512(x, _mm512_slli_epi32(x, 12));
       x = _mm512_or_si512(x, _mm512_slli_epi32(x, 6));
       return _mm512_and_si512(x, _mm512_set1_epi8(3));
-    } else {
-      __m512i x = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-      x = _mm512_or_si512(x, _mm512_slli_epi16(x, 4));
-      return _mm512_and_si512(x, _mm512_set1_epi8(15));
     }
   }
   static Bytes low_and_high(Bytes low, Bytes high) {

@@ -70,7 +70,7 @@ struct Vector {
   }
   static int32_t total(Ints x) { return x.lane[0] + x.lane[1] + x.lane[2] + x.lane[3]; }
 
-  // Codes of `bits` bits, lowest first, to one byte each.
+  // Codes of 1 or 2 bits, lowest first, to one byte each.
   template <int bits>
   static Bytes spread(const uint8_t* p) {
     Bytes x;
