@@ -41,8 +41,9 @@ struct Activations {
   size_t digits;
   size_t segment_size;
   bool direct;       // in the order of multiply_direct, or in that of multiply_panels
+  size_t planes;     // of codes that need an order of their own
   size_t stride;     // bytes from one digit to the next
-  int8_t* integers;  // (rows, digits, stride), zero from `columns` on
+  int8_t* integers;  // (planes, rows, digits, stride), zero from `columns` on
   float* scales;     // (rows, segments)
   double* sums;      // (rows, segments) of the integers
 
@@ -55,7 +56,7 @@ struct Kernels {
   const char* name;
   size_t panel;  // outputs that share an unpacked panel: tasks take a multiple of it
 
-  // Sets `direct` and `stride`, which tells how much memory the integers need.
+  // Sets `direct`, `planes` and `stride`, which tell how much memory the integers need.
   void (*plan)(const PackedWeight& weight, Activations& x);
   void (*quantize)(const PackedWeight& weight, const float* x, size_t row, Activations& to);
   // Few rows of activations: codes are multiplied where they lie.

@@ -82,7 +82,8 @@ void FrameOperator::matmul(const Element* x, size_t rows, const PackedInputs& in
   activations.digits = accuracy_ == Accuracy::kExact ? 3 : 1;
   activations.segment_size = weight.group_size || !frame_in_.spreads() ? kSegment : 0;
   kernels.plan(weight, activations);
-  const size_t segments = activations.segments(), digits = rows * activations.digits;
+  const size_t segments = activations.segments();
+  const size_t digits = activations.planes * rows * activations.digits;
   thread_local Scratch integers, scales, sums, coefficients;
   activations.integers = integers.get<int8_t>(digits * activations.stride);
   activations.scales = scales.get<float>(rows * segments);

@@ -6,12 +6,12 @@ namespace {
 
 size_t round_up(size_t size, size_t to) { return (size + to - 1) / to * to; }
 
-// Fields of a byte of codes. The two planes of 3 bits have no order in common but the plain one.
+// Fields of a byte of codes; unpacked together, the two planes of 3 bits are in plain order.
 size_t fields(const PackedWeight& weight) { return weight.bits == 3 ? 1 : 8 / weight.bits; }
 
 void plan(const PackedWeight& weight, Activations& x) {
-  x.direct =
-      weight.bits != 3 && x.segments() == 1 && x.rows * x.digits <= Vector::kDirectRows;
+  x.direct = x.rows * x.digits <= Vector::kDirectRows;
+  x.planes = x.direct && weight.bits == 3 ? 2 : 1;
   x.stride = round_up(weight.columns, Vector::kBytes * 8);
   // Not a power of two: rows of a tile would meet in the same lines of the cache.
   if (!x.direct) x.stride += 64;
@@ -93,24 +93,28 @@ Segment quantize_segment(const float* x, size_t size, const Activations& to, int
 
 void quantize(const PackedWeight& weight, const float* x, size_t row, Activations& to) {
   thread_local Scratch scratch;
-  const size_t count = fields(weight);
-  int8_t* out = to.integers + row * to.digits * to.stride;
-  int8_t* in_order = count == 1 ? out : scratch.get<int8_t>(to.digits * to.stride);
+  const bool in_place = !to.direct && fields(weight) == 1;
+  const size_t first = row * to.digits * to.stride;
+  int8_t* plain = in_place ? to.integers + first : scratch.get<int8_t>(to.digits * to.stride);
   for (size_t d = 0; d < to.digits; ++d) {
-    std::memset(in_order + d * to.stride + to.columns, 0, to.stride - to.columns);
+    std::memset(plain + d * to.stride + to.columns, 0, to.stride - to.columns);
   }
   const size_t segments = to.segments(), size = to.segment_size ? to.segment_size : to.columns;
   for (size_t s = 0, start = 0; s < segments; ++s, start += size) {
     const size_t rest = to.columns - start;
     const Segment segment =
-        quantize_segment(x + start, rest < size ? rest : size, to, in_order + start);
+        quantize_segment(x + start, rest < size ? rest : size, to, plain + start);
     to.scales[row * segments + s] = segment.scale;
     to.sums[row * segments + s] = segment.sum;
   }
-  if (count == 1) return;
+  if (in_place) return;
   const auto reorder = to.direct ? arrange<Vector::kBytes> : arrange<4>;
-  for (size_t d = 0; d < to.digits; ++d) {
-    reorder(in_order + d * to.stride, to.stride, count, out + d * to.stride);
+  for (size_t plane = 0; plane < to.planes; ++plane) {
+    const size_t count = weight.bits == 3 ? (plane == 0 ? 4 : 8) : fields(weight);
+    int8_t* out = to.integers + plane * to.rows * to.digits * to.stride + first;
+    for (size_t d = 0; d < to.digits; ++d) {
+      reorder(plain + d * to.stride, to.stride, count, out + d * to.stride);
+    }
   }
 }
 

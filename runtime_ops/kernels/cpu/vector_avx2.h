@@ -105,6 +105,18 @@ struct Vector {
   static Floats subtract(Floats x, Floats y) { return _mm256_sub_ps(x, y); }
   static Floats multiply(Floats x, Floats y) { return _mm256_mul_ps(x, y); }
   static Floats multiply_add(Floats x, Floats y, Floats z) { return _mm256_fmadd_ps(x, y, z); }
+  static float total(Floats x) {
+    __m128 y = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    y = _mm_add_ps(y, _mm_movehl_ps(y, y));
+    return _mm_cvtss_f32(_mm_add_ss(y, _mm_movehdup_ps(y)));
+  }
+  static Floats to_floats(Ints x) { return _mm256_cvtepi32_ps(x); }
+  static Ints add_digit(Ints x, Ints y) { return _mm256_add_epi32(x, _mm256_slli_epi32(y, 8)); }
+  template <size_t count>
+  static Floats share_lanes(const float* p) {
+    if constexpr (count == 1) return broadcast(*p);
+    return _mm256_setr_m128(_mm_set1_ps(p[0]), _mm_set1_ps(p[1]));
+  }
   static Floats signed_by(Floats x, const uint8_t* signs, size_t first) {
     const __m256i shifts = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
     const __m256i bits = _mm256_sllv_epi32(_mm256_set1_epi32(signs[first / 8]), shifts);

@@ -93,6 +93,18 @@ struct Vector {
   static Floats subtract(Floats x, Floats y) { return _mm512_sub_ps(x, y); }
   static Floats multiply(Floats x, Floats y) { return _mm512_mul_ps(x, y); }
   static Floats multiply_add(Floats x, Floats y, Floats z) { return _mm512_fmadd_ps(x, y, z); }
+  static float total(Floats x) { return _mm512_reduce_add_ps(x); }
+  static Floats to_floats(Ints x) { return _mm512_cvtepi32_ps(x); }
+  static Ints add_digit(Ints x, Ints y) { return _mm512_add_epi32(x, _mm512_slli_epi32(y, 8)); }
+  template <size_t count>
+  static Floats share_lanes(const float* p) {
+    if constexpr (count == 1) return broadcast(*p);
+    if constexpr (count == 2) {
+      return _mm512_mask_broadcastss_ps(broadcast(p[0]), 0xff00, _mm_set_ss(p[1]));
+    }
+    const __m512i index = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    return _mm512_permutexvar_ps(index, _mm512_castps128_ps512(_mm_loadu_ps(p)));
+  }
   static Floats signed_by(Floats x, const uint8_t* signs, size_t first) {
     uint16_t mask;
     std::memcpy(&mask, signs + first / 8, 2);

@@ -113,6 +113,21 @@ struct Vector {
     return x;
   }
   static Floats multiply_add(Floats x, Floats y, Floats z) { return add(multiply(x, y), z); }
+  static float total(Floats x) { return x.lane[0] + x.lane[1] + x.lane[2] + x.lane[3]; }
+  static Floats to_floats(Ints x) {
+    return {{float(x.lane[0]), float(x.lane[1]), float(x.lane[2]), float(x.lane[3])}};
+  }
+  // x + y·2^8.
+  static Ints add_digit(Ints x, Ints y) {
+    for (size_t i = 0; i < 4; ++i) x.lane[i] += y.lane[i] * 256;
+    return x;
+  }
+  // `count` numbers, each in an equal share of the lanes.
+  template <size_t count>
+  static Floats share_lanes(const float* p) {
+    static_assert(count == 1, "a vector has codes of one segment");
+    return broadcast(*p);
+  }
   // x with its sign turned where the bit of the lane is set.
   static Floats signed_by(Floats x, const uint8_t* signs, size_t first) {
     for (size_t i = 0; i < 4; ++i) {
