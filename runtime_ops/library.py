@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,14 @@ _NAME = "libfqonnx_ops.so"
 
 
 def library_path() -> Path | None:
-    """Return the path of the native library, or None where it was not built."""
+    """Return the path of the native library, or None where it was not built.
+
+    The environment variable FQONNX_LIBRARY names another build.
+    """
     import fqonnx.runtime_ops
 
+    if named := os.environ.get("FQONNX_LIBRARY"):
+        return Path(named)
     # An editable install has two folders: the sources, and what was built.
     for folder in fqonnx.runtime_ops.__path__:
         path = Path(folder) / "lib" / _NAME
