@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(abspath $(VENV))/bin
 ROOT   := $(CURDIR)
-SOURCES := $(shell find fqonnx passes runtime_ops -name '*.py') pyproject.toml
+SOURCES := $(shell find fqonnx passes runtime_ops -type f -not -name '*.pyc') pyproject.toml
 
-.PHONY: demo test lint types imports unit bench quality redundancy sigma-delta feedback \
+.PHONY: demo test lint types imports unit sanitize bench quality redundancy sigma-delta feedback \
 	architectures clean
 
 demo: $(VENV)/.package
@@ -28,6 +28,15 @@ imports: $(VENV)/.package
 
 unit: $(VENV)/.package
 	$(BIN)/pytest
+
+# The tests of the native library with the address and undefined-behaviour sanitizers in it.
+sanitize: $(VENV)/.package
+	$(BIN)/cmake -S runtime_ops -B build/sanitize -G Ninja -DFQONNX_SANITIZE=ON \
+		-DCMAKE_MAKE_PROGRAM=$(BIN)/ninja
+	$(BIN)/cmake --build build/sanitize
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+		ASAN_OPTIONS=detect_leaks=0 FQONNX_LIBRARY=build/sanitize/libfqonnx_ops.so \
+		$(BIN)/pytest tests/runtime_ops/test_library.py
 
 bench: $(VENV)/.package
 	$(BIN)/python tools/bench/matmul.py --markdown docs/speed.md

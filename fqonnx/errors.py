@@ -35,6 +35,10 @@ class ExportError(FqonnxError):
     """A PyTorch source cannot be turned into a correct ONNX file."""
 
 
+class LibraryError(FqonnxError):
+    """The native library of operators is missing or does not load."""
+
+
 def first_line(error: Exception) -> str:
     """Return the first line of a message of another library, of at most 400 characters."""
     return (str(error).strip() or type(error).__name__).split("\n")[0][:400]

@@ -139,6 +139,16 @@ def runtime_version() -> str:
     return str(_onnxruntime().__version__)
 
 
+def available_providers() -> list[str]:
+    """Return the execution providers of the installed ONNX Runtime."""
+    return list(_onnxruntime().get_available_providers())
+
+
+def session_options() -> Any:
+    """Return ONNX Runtime's options of a session."""
+    return _onnxruntime().SessionOptions()
+
+
 def _onnxruntime() -> Any:
     try:
         import onnxruntime

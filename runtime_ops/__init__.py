@@ -1,6 +1,15 @@
-"""The operators of the domain `fqonnx`: their attributes and their function bodies."""
+"""The operators of the domain `fqonnx`: attributes, function bodies, and the native library."""
 
 from fqonnx.runtime_ops.bodies import build_function
+from fqonnx.runtime_ops.library import instruction_set, library_path, register
 from fqonnx.runtime_ops.spec import DOMAIN, OPSET_VERSION, FrameOpSpec
 
-__all__ = ["DOMAIN", "OPSET_VERSION", "FrameOpSpec", "build_function"]
+__all__ = [
+    "DOMAIN",
+    "OPSET_VERSION",
+    "FrameOpSpec",
+    "build_function",
+    "instruction_set",
+    "library_path",
+    "register",
+]

@@ -32,7 +32,8 @@ class FrameOpSpec:
         dtype: Type of X and Y, or of W.
         has_bias: Whether the input ``bias`` is there (`FrameMatMul` only).
         has_zero_points: Whether the input ``zero_points`` is there.
-        contrib: Whether the body may use ``com.microsoft`` operators.
+        contrib: Whether the body may use ``com.microsoft`` operators, which round activations to
+            int8, and a kernel may round as they do.
 
     Raises:
         ValueError: ``group_size`` is not one of layout 1.
@@ -95,6 +96,8 @@ class FrameOpSpec:
             attributes["subspaces_out"] = self.frame_out.subspaces
         if self.op_type == "FrameDequant":
             attributes["dtype"] = int(self.dtype)
+        else:
+            attributes["accuracy"] = "fast" if self.contrib else "exact"
         return attributes
 
     def input_names(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The command line: ``fqonnx export | compile | diff | inspect | sweep``."""
+"""The command line: ``fqonnx export | compile | diff | inspect | sweep | doctor``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from fqonnx import __version__
 from fqonnx.cli.compile import compile_command
 from fqonnx.cli.console import print_error
 from fqonnx.cli.diff import diff_command
+from fqonnx.cli.doctor import doctor_command
 from fqonnx.cli.export import export_command
 from fqonnx.cli.inspect import inspect_command
 from fqonnx.cli.sweep import sweep_command
@@ -42,3 +43,4 @@ main.add_command(compile_command)
 main.add_command(diff_command)
 main.add_command(inspect_command)
 main.add_command(sweep_command)
+main.add_command(doctor_command)

@@ -15,6 +15,7 @@ from rich.console import Console
 from fqonnx.cli import main
 from fqonnx.cli.console import _layer_table
 from fqonnx.report import LayerReport
+from fqonnx.runtime_ops import library_path
 from support import conv_model, mlp_model
 
 
@@ -53,6 +54,29 @@ def test_compile_then_diff_then_inspect(folder: Path) -> None:
     assert shown.exit_code == 0
     assert "3 quantized layers" in shown.output
     assert '"bits": 4' in shown.output
+
+
+def test_doctor_says_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    if library_path() is not None:
+        found = run("doctor")
+        assert found.exit_code == 0
+        assert str(library_path()) in found.output
+        assert found.output.endswith("in a session: loads\n")
+    monkeypatch.setattr("fqonnx.cli.doctor.library_path", lambda: None)
+    missing = run("doctor")
+    assert missing.exit_code == 0
+    assert "native library: not built" in missing.output
+
+
+def test_doctor_fails_on_a_library_that_does_not_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "libfqonnx_ops.so"
+    broken.write_bytes(b"nothing")
+    monkeypatch.setenv("FQONNX_LIBRARY", str(broken))
+    failed = run("doctor")
+    assert failed.exit_code == 2
+    assert "does not load" in failed.output
 
 
 @pytest.mark.parametrize("sequential", [True, False])

@@ -128,6 +128,7 @@ def test_attributes_are_those_of_the_format() -> None:
         "group_size": 0,
         "codebook": "scalar",
         "layout": 1,
+        "accuracy": "fast",
     }
     assert SPEC.attributes() == attributes
     grouped = dataclasses.replace(SPEC, group_size=128)
@@ -146,7 +147,13 @@ def test_attributes_are_those_of_the_format() -> None:
 def test_attributes_of_dequant_name_its_type() -> None:
     for dtype, number in ((ir.DataType.FLOAT, 1), (ir.DataType.FLOAT16, 10)):
         spec = dataclasses.replace(SPEC, op_type="FrameDequant", dtype=dtype)
-        assert spec.attributes() == SPEC.attributes() | {"dtype": number}
+        attributes = {k: v for k, v in SPEC.attributes().items() if k != "accuracy"}
+        assert spec.attributes() == attributes | {"dtype": number}
+
+
+def test_what_runs_on_standard_operators_alone_is_exact() -> None:
+    exact = dataclasses.replace(SPEC, contrib=False)
+    assert exact.attributes() == SPEC.attributes() | {"accuracy": "exact"}
 
 
 def test_inputs_are_in_the_order_of_the_format() -> None:

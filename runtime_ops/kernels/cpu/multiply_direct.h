@@ -1,0 +1,209 @@
+// Few rows of activations: codes are unpacked in registers where they lie, once for all rows.
+// Included once for each instruction set, behind its Vector.
+#pragma once
+
+namespace fqonnx {
+namespace {
+
+constexpr size_t kCount = 4;  // rows of codes that share the loads of activations
+
+// Codes of one width, in rows of whole bytes: 3 bits are two of these.
+struct Plane {
+  const uint8_t* codes;
+  size_t row_bytes;
+  const int8_t* integers;  // in the order of these codes
+};
+
+template <size_t count>
+void load_rows(const Plane& plane, size_t start, Vector::Bytes (&packed)[count]) {
+  FQONNX_UNROLL
+  for (size_t r = 0; r < count; ++r) {
+    const uint8_t* from = plane.codes + r * plane.row_bytes + start;
+    packed[r] = start + Vector::kBytes <= plane.row_bytes
+                    ? Vector::load(from)
+                    : Vector::load_first(from, plane.row_bytes - start);
+  }
+}
+
+// Sums of `count` rows of codes with `digits` digits of activations: (kCount, kDirectRows).
+template <int bits, size_t count, size_t digits>
+void add_rows(const Plane& plane, size_t stride, int32_t factor, int32_t* out) {
+  constexpr int kFields = 8 / bits;
+  Vector::Ints sums[count * digits];
+  FQONNX_UNROLL
+  for (size_t i = 0; i < count * digits; ++i) sums[i] = Vector::zero();
+  for (size_t start = 0; start < plane.row_bytes; start += Vector::kBytes) {
+    Vector::Bytes packed[count];
+    load_rows(plane, start, packed);
+    FQONNX_UNROLL
+    for (int f = 0; f < kFields; ++f) {
+      const int8_t* x = plane.integers + (start * kFields + size_t(f) * Vector::kBytes);
+      Vector::Ints quads[digits];
+      FQONNX_UNROLL
+      for (size_t d = 0; d < digits; ++d) quads[d] = Vector::load_ints(x + d * stride);
+      FQONNX_UNROLL
+      for (size_t r = 0; r < count; ++r) {
+        const auto field = Vector::template field<bits>(packed[r], f);
+        FQONNX_UNROLL
+        for (size_t d = 0; d < digits; ++d) {
+          sums[r * digits + d] = Vector::dot(sums[r * digits + d], field, quads[d]);
+        }
+      }
+    }
+  }
+  FQONNX_UNROLL
+  for (size_t i = 0; i < count * digits; ++i) {
+    out[i / digits * Vector::kDirectRows + i % digits] += factor * Vector::total(sums[i]);
+  }
+}
+
+template <int bits, size_t count>
+void add_plane(const Plane& plane, size_t stride, size_t digits, int32_t factor, int32_t* out) {
+  for (size_t d = 0; d < digits; d += 4) {
+    const Plane part{plane.codes, plane.row_bytes, plane.integers + d * stride};
+    switch (digits - d) {
+      case 1: add_rows<bits, count, 1>(part, stride, factor, out + d); break;
+      case 2: add_rows<bits, count, 2>(part, stride, factor, out + d); break;
+      case 3: add_rows<bits, count, 3>(part, stride, factor, out + d); break;
+      default: add_rows<bits, count, 4>(part, stride, factor, out + d);
+    }
+  }
+}
+
+// The same for one row of activations whose segments have scales of their own: the codes of a lane
+// are of one segment. `scales` holds one number a segment for each row of codes.
+template <int bits, size_t count, size_t digits>
+void add_segments(const Plane& plane, size_t stride, size_t segment_size, float factor,
+                  const float* scales, size_t scales_stride, Vector::Floats (&sums)[count]) {
+  constexpr int kFields = 8 / bits;
+  constexpr size_t kChunk = Vector::kBytes * kFields, kSize = 128;
+  constexpr size_t kShares = kChunk > kSize ? kChunk / kSize : 1;
+  const auto size = Vector::broadcast(factor);
+  for (size_t start = 0; start < plane.row_bytes; start += Vector::kBytes) {
+    Vector::Bytes packed[count];
+    load_rows(plane, start, packed);
+    FQONNX_UNROLL
+    for (size_t r = 0; r < count; ++r) {
+      Vector::Ints parts[digits];
+      FQONNX_UNROLL
+      for (size_t d = 0; d < digits; ++d) parts[d] = Vector::zero();
+      FQONNX_UNROLL
+      for (int f = 0; f < kFields; ++f) {
+        const int8_t* x = plane.integers + (start * kFields + size_t(f) * Vector::kBytes);
+        const auto field = Vector::template field<bits>(packed[r], f);
+        FQONNX_UNROLL
+        for (size_t d = 0; d < digits; ++d) {
+          parts[d] = Vector::dot(parts[d], field, Vector::load_ints(x + d * stride));
+        }
+      }
+      FQONNX_UNROLL
+      for (size_t d = digits - 1; d > 0; --d) parts[d - 1] = Vector::add_digit(parts[d - 1], parts[d]);
+      const float* at = scales + r * scales_stride + start * kFields / segment_size;
+      const auto scale = Vector::multiply(size, Vector::share_lanes<kShares>(at));
+      sums[r] = Vector::multiply_add(Vector::to_floats(parts[0]), scale, sums[r]);
+    }
+  }
+}
+
+// Calls add<bits>(plane, factor) for the planes of `count` rows of codes.
+template <class Add>
+void for_planes(const PackedWeight& weight, const Activations& x, size_t first, size_t count,
+                const Add& add) {
+  const uint8_t* codes = weight.codes + first * weight.row_bytes();
+  using Bits1 = std::integral_constant<int, 1>;
+  using Bits2 = std::integral_constant<int, 2>;
+  using Bits4 = std::integral_constant<int, 4>;
+  const Plane whole{codes, weight.row_bytes(), x.integers};
+  if (weight.bits == 1) return add(Bits1(), whole, 1);
+  if (weight.bits == 2) return add(Bits2(), whole, 1);
+  if (weight.bits == 4) return add(Bits4(), whole, 1);
+  thread_local Scratch scratch;
+  const size_t row_bytes = weight.row_bytes();
+  const size_t low = weight.block_size / 4, high = weight.block_size / 8;
+  uint8_t* lows = scratch.get<uint8_t>(count * row_bytes);
+  uint8_t* highs = lows + count * row_bytes / 3 * 2;
+  uint8_t *to_low = lows, *to_high = highs;
+  for (const uint8_t* end = codes + count * row_bytes; codes < end; codes += low + high) {
+    if (low == 32) {  // copies of known size are single moves
+      std::memcpy(to_low, codes, 32);
+      std::memcpy(to_high, codes + 32, 16);
+    } else {
+      std::memcpy(to_low, codes, low);
+      std::memcpy(to_high, codes + low, high);
+    }
+    to_low += low;
+    to_high += high;
+  }
+  add(Bits2(), Plane{lows, row_bytes / 3 * 2, x.integers}, 1);
+  add(Bits1(), Plane{highs, row_bytes / 3, x.integers + x.rows * x.digits * x.stride}, 4);
+}
+
+template <size_t count>
+void multiply_rows(const PackedWeight& weight, const Activations& x, size_t first, float* y,
+                   size_t y_stride) {
+  int32_t sums[kCount * Vector::kDirectRows] = {};
+  for_planes(weight, x, first, count, [&](auto bits, const Plane& plane, int32_t factor) {
+    add_plane<decltype(bits)::value, count>(plane, x.stride, x.rows * x.digits, factor, sums);
+  });
+  for (size_t r = 0; r < count; ++r) {
+    const double scale = half_to_float(weight.scales[first + r]);
+    const double offset = weight.offset(first + r, 0);
+    for (size_t row = 0; row < x.rows; ++row) {
+      double sum = -offset * x.sums[row];
+      for (size_t d = 0; d < x.digits; ++d) {
+        const int32_t digit = sums[r * Vector::kDirectRows + row * x.digits + d];
+        sum += double(digit) * double(size_t(1) << (8 * d));
+      }
+      y[row * y_stride + first + r] = float(sum * (x.scales[row] * scale));
+    }
+  }
+}
+
+template <size_t count>
+void multiply_segmented_rows(const PackedWeight& weight, const Activations& x, size_t first,
+                             float* y, size_t y_stride) {
+  thread_local Scratch scratch;
+  const size_t segments = x.segments(), groups = weight.groups();
+  const size_t stride = round_up(segments, 16);  // whole vectors, with zeros at the end
+  float* scales = scratch.get<float>((count + 1) * stride);
+  float* weight_scales = scales + count * stride;
+  for (size_t row = 0; row < x.rows; ++row) {
+    Vector::Floats sums[count];
+    double offsets[count];
+    for (size_t r = 0; r < count; ++r) {
+      sums[r] = Vector::broadcast(0);
+      offsets[r] = 0;
+      to_float(weight.scales + (first + r) * groups, groups, weight_scales);
+      float* scale = scales + r * stride;
+      for (size_t s = 0; s < segments; ++s) {
+        const size_t group = weight.group_size ? s : 0;
+        const size_t place = row * segments + s;
+        scale[s] = x.scales[place] * weight_scales[group];
+        offsets[r] += double(scale[s]) * (x.sums[place] * weight.offset(first + r, group));
+      }
+      for (size_t s = segments; s < stride; ++s) scale[s] = 0;
+    }
+    for_planes(weight, x, first, count, [&](auto bits, Plane plane, int32_t factor) {
+      plane.integers += row * x.digits * x.stride;
+      const auto add = x.digits == 1 ? add_segments<decltype(bits)::value, count, 1>
+                                     : add_segments<decltype(bits)::value, count, 3>;
+      add(plane, x.stride, x.segment_size, float(factor), scales, stride, sums);
+    });
+    for (size_t r = 0; r < count; ++r) {
+      y[row * y_stride + first + r] = float(Vector::total(sums[r]) - offsets[r]);
+    }
+  }
+}
+
+void multiply_direct(const PackedWeight& weight, const Activations& x, size_t first, size_t last,
+                     float* y, size_t y_stride) {
+  const bool segmented = x.segment_size != 0;
+  const auto several = segmented ? multiply_segmented_rows<kCount> : multiply_rows<kCount>;
+  const auto single = segmented ? multiply_segmented_rows<1> : multiply_rows<1>;
+  size_t n = first;
+  for (; n + kCount <= last; n += kCount) several(weight, x, n, y, y_stride);
+  for (; n < last; ++n) single(weight, x, n, y, y_stride);
+}
+
+}  // namespace
+}  // namespace fqonnx

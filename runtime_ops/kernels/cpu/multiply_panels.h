@@ -1,0 +1,121 @@
+// Many rows of activations: a matrix product with unpacked panels.
+// Included once for each instruction set, behind its Vector.
+#pragma once
+
+namespace fqonnx {
+namespace {
+
+constexpr size_t kPanels = 2;  // multiplied together: they share the loads of activations
+constexpr size_t kOutputs = kPanels * Vector::kLanes;
+
+// Sums of `rows` digits of activations with kPanels panels over quads of four columns.
+template <size_t rows>
+void multiply_tile(const int8_t* integers, size_t stride, const uint8_t* panel,
+                   size_t panel_stride, size_t quads, int32_t* out) {
+  Vector::Ints sums[rows * kPanels];
+  FQONNX_UNROLL
+  for (size_t i = 0; i < rows * kPanels; ++i) sums[i] = Vector::zero();
+  for (size_t q = 0; q < quads; ++q) {
+    Vector::Bytes codes[kPanels];
+    FQONNX_UNROLL
+    for (size_t p = 0; p < kPanels; ++p) {
+      codes[p] = Vector::load(panel + p * panel_stride + q * Vector::kBytes);
+    }
+    FQONNX_UNROLL
+    for (size_t i = 0; i < rows; ++i) {
+      const auto quad = Vector::broadcast4(integers + i * stride + 4 * q);
+      FQONNX_UNROLL
+      for (size_t p = 0; p < kPanels; ++p) {
+        sums[i * kPanels + p] = Vector::dot(sums[i * kPanels + p], codes[p], quad);
+      }
+    }
+  }
+  FQONNX_UNROLL
+  for (size_t i = 0; i < rows * kPanels; ++i) Vector::store(out + i * Vector::kLanes, sums[i]);
+}
+
+// Adds scale·(Σ digits − offset·Σ integers) of one row, in the precision of Number.
+template <class Number, size_t digits>
+void add_outputs(const int32_t* sums, Number x_scale, Number x_sum, const float* scales,
+                 const float* offsets, size_t count, float* y, bool first) {
+  for (size_t n = 0; n < count; ++n) {
+    Number sum = Number(sums[n]);
+    for (size_t d = 1; d < digits; ++d) {
+      sum += Number(sums[d * kOutputs + n]) * Number(size_t(1) << (8 * d));
+    }
+    const Number value = (sum - Number(offsets[n]) * x_sum) * (x_scale * Number(scales[n]));
+    y[n] = first ? float(value) : float(y[n] + value);
+  }
+}
+
+// Rows to take next of those that are left, `most` being what registers hold.
+size_t tile_rows(size_t left, size_t most) {
+  if (left >= most && !(most == 12 && left == 16)) return most;  // 16 are twice 8
+  for (size_t rows = 8; rows > 1; rows /= 2) {
+    if (rows < most && left >= rows) return rows;
+  }
+  return 1;
+}
+
+template <size_t digits>
+void multiply_segment(const Activations& x, size_t first_row, size_t last_row, size_t segment,
+                      size_t fields, const uint8_t* panel, size_t panel_stride, const float* scales,
+                      const float* offsets, size_t count, float* y, size_t y_stride) {
+  const size_t start = segment * x.segment_size;
+  const size_t end = x.segment_size && start + x.segment_size < x.columns
+                         ? start + x.segment_size
+                         : x.columns;
+  const size_t quads = (round_up(end, 4 * fields) - start) / 4;
+  const uint8_t* codes = panel + start * Vector::kLanes;
+  alignas(64) int32_t sums[Vector::kTileRows * kOutputs];
+  constexpr size_t kRows = Vector::kTileRows / digits;
+  for (size_t row = first_row; row < last_row;) {
+    const int8_t* integers = x.integers + row * digits * x.stride + start;
+    const size_t rows = tile_rows(last_row - row, kRows);
+    constexpr size_t kEight = kRows > 8 ? 8 : 1, kFour = kRows > 4 ? 4 : 1;
+    const auto multiply = rows == kRows ? multiply_tile<kRows * digits>
+                          : rows == 8   ? multiply_tile<kEight * digits>
+                          : rows == 4   ? multiply_tile<kFour * digits>
+                          : rows == 2   ? multiply_tile<2 * digits>
+                                        : multiply_tile<digits>;
+    multiply(integers, x.stride, codes, panel_stride, quads, sums);
+    for (size_t i = 0; i < rows; ++i) {
+      const size_t place = (row + i) * x.segments() + segment;
+      using Number = std::conditional_t<digits == 1, float, double>;
+      add_outputs<Number, digits>(sums + i * digits * kOutputs, x.scales[place],
+                                  Number(x.sums[place]), scales, offsets, count,
+                                  y + (row + i) * y_stride, segment == 0);
+    }
+    row += rows;
+  }
+}
+
+// y[row, first … last) of the rows of activations from first_row to last_row.
+void multiply_panels(const PackedWeight& weight, const Activations& x, size_t first_row,
+                     size_t last_row, size_t first, size_t last, float* y, size_t y_stride) {
+  thread_local Scratch scratch;
+  const size_t panel_stride = panel_columns(weight) * Vector::kLanes;
+  uint8_t* panel = scratch.get<uint8_t>(kPanels * panel_stride);
+  for (size_t n = first; n < last; n += kOutputs) {
+    const size_t count = last - n < kOutputs ? last - n : kOutputs;
+    for (size_t p = 0; p < kPanels; ++p) {
+      const size_t start = p * Vector::kLanes, rest = count > start ? count - start : 0;
+      unpack_panel(weight, n + start, rest < Vector::kLanes ? rest : Vector::kLanes,
+                   panel + p * panel_stride);
+    }
+    for (size_t s = 0; s < x.segments(); ++s) {
+      const size_t group = weight.group_size ? s : 0;
+      float scales[kOutputs], offsets[kOutputs];
+      for (size_t i = 0; i < count; ++i) {
+        scales[i] = half_to_float(weight.scales[(n + i) * weight.groups() + group]);
+        offsets[i] = weight.offset(n + i, group);
+      }
+      const auto multiply = x.digits == 1 ? multiply_segment<1> : multiply_segment<3>;
+      multiply(x, first_row, last_row, s, fields(weight), panel, panel_stride, scales, offsets, count, y + n,
+               y_stride);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fqonnx

@@ -1,0 +1,175 @@
+#include "operators.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+
+#include "scratch.h"
+
+namespace fqonnx {
+namespace {
+
+constexpr size_t kSegment = 128;       // columns that share a scale where the frame spreads nothing
+constexpr size_t kDirectOutputs = 64;  // of a task
+constexpr size_t kPanelRows = 192;     // of activations that share a panel
+
+const float* as_floats(const Kernels&, const float* x, size_t, float*) { return x; }
+const float* as_floats(const Kernels& kernels, const uint16_t* x, size_t size, float* buffer) {
+  kernels.to_float(x, size, buffer);
+  return buffer;
+}
+void add_bias(const Kernels&, float* y, const float* bias, size_t size, float*) {
+  for (size_t i = 0; i < size; ++i) y[i] += bias[i];
+}
+void add_bias(const Kernels& kernels, float* y, const uint16_t* bias, size_t size, float* buffer) {
+  kernels.to_float(bias, size, buffer);
+  for (size_t i = 0; i < size; ++i) y[i] += buffer[i];
+}
+void store(const Kernels&, const float* x, size_t size, float* out) {
+  if (x != out) std::copy(x, x + size, out);
+}
+void store(const Kernels& kernels, const float* x, size_t size, uint16_t* out) {
+  kernels.to_half(x, size, out);
+}
+}  // namespace
+
+FrameOperator::FrameOperator(const Attributes& a)
+    : frame_in_(a.frame_in),
+      frame_out_(a.frame_out),
+      bits_(size_t(a.bits)),
+      block_size_(size_t(a.block_size)),
+      group_size_(size_t(a.group_size)),
+      accuracy_(a.accuracy) {
+  const auto refuse = [](const std::string& what) { throw std::invalid_argument(what); };
+  if (a.bits < 1 || a.bits > 4) refuse("bits " + std::to_string(a.bits) + ", expected 1 to 4");
+  if (a.block_size != 16 && a.block_size != 32 && a.block_size != 64 && a.block_size != 128) {
+    refuse("block_size " + std::to_string(a.block_size) + ", expected 16, 32, 64 or 128");
+  }
+  if (a.group_size != 0 && a.group_size != 128) {
+    refuse("group_size " + std::to_string(a.group_size) + ", expected 0 or 128");
+  }
+}
+
+size_t FrameOperator::blocks() const {
+  return (frame_in_.num_vectors() + block_size_ - 1) / block_size_;
+}
+size_t FrameOperator::block_bytes() const { return block_size_ * bits_ / 8; }
+size_t FrameOperator::groups() const { return packed({}).groups(); }
+
+PackedWeight FrameOperator::packed(const PackedInputs& inputs) const {
+  return {inputs.codes,
+          inputs.scales,
+          inputs.zero_points,
+          frame_out_.num_vectors(),
+          frame_in_.num_vectors(),
+          bits_,
+          block_size_,
+          group_size_};
+}
+
+template <class Element>
+void FrameOperator::matmul(const Element* x, size_t rows, const PackedInputs& inputs,
+                           const Element* bias, Element* y, ThreadPool& pool) const {
+  if (rows == 0) return;
+  const Kernels& kernels = fqonnx::kernels();
+  const PackedWeight weight = packed(inputs);
+  const size_t dim_in = frame_in_.dim(), dim_out = frame_out_.dim();
+
+  Activations activations{};
+  activations.rows = rows;
+  activations.columns = weight.columns;
+  activations.digits = accuracy_ == Accuracy::kExact ? 3 : 1;
+  activations.segment_size = weight.group_size || !frame_in_.spreads() ? kSegment : 0;
+  kernels.plan(weight, activations);
+  const size_t segments = activations.segments();
+  const size_t digits = activations.planes * rows * activations.digits;
+  thread_local Scratch integers, scales, sums, coefficients;
+  activations.integers = integers.get<int8_t>(digits * activations.stride);
+  activations.scales = scales.get<float>(rows * segments);
+  activations.sums = sums.get<double>(rows * segments);
+
+  pool.run(rows, [&](size_t row) {
+    thread_local Scratch scratch;
+    float* buffer = scratch.get<float>(dim_in + weight.columns + frame_in_.scratch_size());
+    const float* from = as_floats(kernels, x + row * dim_in, dim_in, buffer);
+    if (!frame_in_.is_identity()) {
+      float* coeffs = buffer + dim_in;
+      frame_in_.analyse(kernels, from, inputs.signs_in, coeffs, coeffs + weight.columns);
+      from = coeffs;
+    }
+    kernels.quantize(weight, from, row, activations);
+  });
+
+  // Sums go straight to Y where they are its values.
+  float* product;
+  if constexpr (std::is_same_v<Element, float>) {
+    product = frame_out_.is_identity() ? y : coefficients.get<float>(rows * weight.rows);
+  } else {
+    product = coefficients.get<float>(rows * weight.rows);
+  }
+  if (activations.direct) {
+    pool.run((weight.rows + kDirectOutputs - 1) / kDirectOutputs, [&](size_t task) {
+      const size_t first = task * kDirectOutputs;
+      kernels.multiply_direct(weight, activations, first,
+                              std::min(first + kDirectOutputs, weight.rows), product, weight.rows);
+    });
+  } else {
+    const size_t across = (weight.rows + kernels.panel - 1) / kernels.panel;
+    pool.run(across * ((rows + kPanelRows - 1) / kPanelRows), [&](size_t task) {
+      const size_t row = task / across * kPanelRows, first = task % across * kernels.panel;
+      kernels.multiply_panels(weight, activations, row, std::min(row + kPanelRows, rows), first,
+                              std::min(first + kernels.panel, weight.rows), product, weight.rows);
+    });
+  }
+
+  if (reinterpret_cast<const void*>(product) == y && bias == nullptr) return;
+  pool.run(rows, [&](size_t row) {
+    thread_local Scratch scratch;
+    float* buffer = scratch.get<float>(2 * dim_out + frame_out_.scratch_size());
+    float* out = product + row * weight.rows;
+    if (!frame_out_.is_identity()) {
+      frame_out_.synthesise(kernels, out, inputs.signs_out, buffer, buffer + 2 * dim_out);
+      out = buffer;
+    }
+    if (bias != nullptr) add_bias(kernels, out, bias, dim_out, buffer + dim_out);
+    store(kernels, out, dim_out, y + row * dim_out);
+  });
+}
+
+template <class Element>
+void FrameOperator::dequantize(const PackedInputs& inputs, Element* out, ThreadPool& pool) const {
+  const Kernels& kernels = fqonnx::kernels();
+  const PackedWeight weight = packed(inputs);
+  const size_t dim_in = frame_in_.dim(), dim_out = frame_out_.dim();
+  Scratch memory;
+  float* columns = memory.get<float>(weight.rows * dim_in);  // T_inᵀ·Ĉ, transposed
+  pool.run(weight.rows, [&](size_t row) {
+    thread_local Scratch scratch;
+    float* column = columns + row * dim_in;
+    float* coeffs = scratch.get<float>(weight.columns + frame_in_.scratch_size());
+    kernels.dequantize_row(weight, row, frame_in_.is_identity() ? column : coeffs);
+    if (frame_in_.is_identity()) return;
+    frame_in_.synthesise(kernels, coeffs, inputs.signs_in, column, coeffs + weight.columns);
+  });
+  pool.run(dim_in, [&](size_t row) {
+    thread_local Scratch scratch;
+    float* coeffs = scratch.get<float>(weight.rows + dim_out + frame_out_.scratch_size());
+    for (size_t i = 0; i < weight.rows; ++i) coeffs[i] = columns[i * dim_in + row];
+    float* result = coeffs;
+    if (!frame_out_.is_identity()) {
+      result = coeffs + weight.rows;
+      frame_out_.synthesise(kernels, coeffs, inputs.signs_out, result, result + dim_out);
+    }
+    store(kernels, result, dim_out, out + row * dim_out);
+  });
+}
+
+template void FrameOperator::matmul(const float*, size_t, const PackedInputs&, const float*, float*,
+                                    ThreadPool&) const;
+template void FrameOperator::matmul(const uint16_t*, size_t, const PackedInputs&, const uint16_t*,
+                                    uint16_t*, ThreadPool&) const;
+template void FrameOperator::dequantize(const PackedInputs&, float*, ThreadPool&) const;
+template void FrameOperator::dequantize(const PackedInputs&, uint16_t*, ThreadPool&) const;
+
+}  // namespace fqonnx

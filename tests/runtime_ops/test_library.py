@@ -1,0 +1,265 @@
+"""The native library in ONNX Runtime, against the reference and the bodies that it replaces."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from fqonnx.errors import LibraryError
+from fqonnx.frames import Frame, FusionFrame, HarmonicFrame, IdentityFrame
+from fqonnx.packing import choose_block_size, pack_codes
+from fqonnx.runtime_ops import instruction_set, library, library_path, register
+from operator_cases import (
+    CASES,
+    INT8_ACTIVATIONS,
+    TETRIS,
+    WIDE_TETRIS,
+    Case,
+    allowed,
+    build_model,
+    dequant_reference,
+    hadamard,
+    make_session,
+    matmul_reference,
+    naive_model,
+    relative_error,
+    run_onnxruntime,
+)
+
+pytestmark = pytest.mark.skipif(library_path() is None, reason="the native library was not built")
+
+
+def run_native(model: onnx.ModelProto, **x: Any) -> Any:
+    return run_onnxruntime(model, native=True, **x)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_matmul_computes_what_the_format_says(case: Case) -> None:
+    arrays, x = case.arrays(), case.x()
+    wanted = matmul_reference(case, arrays, x)
+    bias = arrays["bias"] if case.bias else np.zeros(case.frame_out.dim, x.dtype)
+    weight = dequant_reference(case, arrays).astype(x.dtype)
+    naive = run_onnxruntime(naive_model(case.dtype), x=x, w=weight, b=bias)
+    for contrib, limit in ((True, INT8_ACTIVATIONS), (False, allowed(naive, wanted))):
+        model = build_model(case.spec("FrameMatMul", contrib=contrib), arrays, x.ndim)
+        found = run_native(model, x=x)
+        assert (found.shape, found.dtype) == (wanted.shape, x.dtype)
+        assert relative_error(found, wanted) <= limit, contrib
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_dequant_computes_what_the_format_says(case: Case) -> None:
+    arrays = case.arrays()
+    wanted = dequant_reference(case, arrays)
+    tolerance = allowed(wanted.astype(case.dtype.numpy()), wanted)
+    found = run_native(build_model(case.spec("FrameDequant", contrib=True), arrays, 1))
+    assert (found.shape, found.dtype) == (wanted.shape, case.dtype.numpy())
+    assert relative_error(found, wanted) <= tolerance
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 8, 9, 17, 200])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+@pytest.mark.parametrize("group_size", [None, 128])
+@pytest.mark.parametrize("contrib", [True, False])
+def test_any_number_of_rows(rows: int, bits: int, group_size: int | None, contrib: bool) -> None:
+    frames = hadamard(640), IdentityFrame(70)
+    case = Case(*frames, bits, bias=True, group_size=group_size, batch=(rows,))
+    arrays, x = case.arrays(), case.x()
+    model = build_model(case.spec("FrameMatMul", contrib=contrib), arrays, 2)
+    error = relative_error(run_native(model, x=x), matmul_reference(case, arrays, x))
+    assert error <= (INT8_ACTIVATIONS if contrib else 1e-6)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+@pytest.mark.parametrize("batch", [(), (1,), (40,)], ids=str)
+def test_codes_beyond_the_last_vector_are_ignored(bits: int, batch: tuple[int, ...]) -> None:
+    case = Case(hadamard(131), IdentityFrame(24), bits, batch=batch)
+    arrays, x = case.arrays(), case.x()
+    num_vectors = case.frame_in.num_vectors
+    padding = -num_vectors % 16
+    full = np.zeros((24, num_vectors + padding), np.uint8)
+    full[:, num_vectors:] = (1 << bits) - 1
+    codes = arrays["codes"]
+    assert codes is not None
+    arrays["codes"] = codes | pack_codes(full, bits, choose_block_size(num_vectors))
+    wanted = matmul_reference(case, case.arrays(), x)
+    model = build_model(case.spec("FrameMatMul", contrib=False), arrays, x.ndim)
+    assert relative_error(run_native(model, x=x), wanted) <= 2e-6
+
+
+@pytest.mark.parametrize("batch", [(0,), (0, 3), (2, 0, 3)], ids=str)
+@pytest.mark.parametrize(
+    ("frame_in", "frame_out"),
+    [(hadamard(100), IdentityFrame(24)), (WIDE_TETRIS, TETRIS), (hadamard(33), hadamard(7))],
+)
+@pytest.mark.parametrize("contrib", [True, False])
+def test_empty_batch_gives_an_empty_result(
+    batch: tuple[int, ...], frame_in: Frame, frame_out: Frame, contrib: bool
+) -> None:
+    case = Case(frame_in, frame_out, 2, bias=True, batch=batch)
+    model = build_model(case.spec("FrameMatMul", contrib=contrib), case.arrays(), len(batch) + 1)
+    assert run_native(model, x=case.x()).shape == (*batch, frame_out.dim)
+
+
+def test_vector_gives_a_vector() -> None:
+    case = Case(hadamard(100), hadamard(33), 2, bias=True, batch=())
+    arrays, x = case.arrays(), case.x()
+    model = build_model(case.spec("FrameMatMul", contrib=False), arrays, 1)
+    found = run_native(model, x=x)
+    assert found.shape == (33,)
+    assert relative_error(found, matmul_reference(case, arrays, x)) <= 1e-6
+
+
+@pytest.mark.parametrize("rows", [1, 20])
+@pytest.mark.parametrize("contrib", [True, False])
+def test_rows_of_zeros_and_of_no_numbers(rows: int, contrib: bool) -> None:
+    case = Case(hadamard(128), IdentityFrame(40), 2, bias=True, batch=(rows,))
+    arrays, x = case.arrays(), case.x()
+    model = build_model(case.spec("FrameMatMul", contrib=contrib), arrays, 2)
+    x[0] = 0
+    np.testing.assert_array_equal(run_native(model, x=x)[0], arrays["bias"])
+    x[0, 5] = np.inf
+    found = run_native(model, x=x)
+    assert np.isnan(found[0]).all()
+    assert np.isfinite(found[1:]).all()
+    x[0] = 0
+    x[0, 5] = 1e-42  # subnormal: nothing to scale by
+    np.testing.assert_allclose(run_native(model, x=x)[0], arrays["bias"])
+
+
+@pytest.mark.parametrize("contrib", [True, False])
+def test_large_layer_is_as_exact_as_float(contrib: bool) -> None:
+    case = Case(hadamard(4096), IdentityFrame(64), 2, batch=(1,))
+    arrays, x = case.arrays(), case.x()
+    model = build_model(case.spec("FrameMatMul", contrib=contrib), arrays, 2)
+    error = relative_error(run_native(model, x=x), matmul_reference(case, arrays, x))
+    assert error <= (INT8_ACTIVATIONS if contrib else 1e-6)
+
+
+def test_sessions_and_runs_at_once() -> None:
+    case = Case(hadamard(384), hadamard(100), 2, batch=(9,))
+    arrays, x = case.arrays(), case.x()
+    model = build_model(case.spec("FrameMatMul", contrib=True), arrays, 2)
+    sessions = [make_session(model, native=True) for _ in range(2)]
+    wanted = sessions[0].run(None, {"x": x})[0]
+
+    def run(i: int) -> np.ndarray:
+        rows = 1 + i % 9
+        found = sessions[i % 2].run(None, {"x": x[:rows]})[0]
+        np.testing.assert_allclose(found, wanted[:rows], rtol=0, atol=1e-4)
+        return found
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(run, range(400)))
+
+
+SPOILED: list[tuple[str, Any, str]] = [
+    ("layout", 2, "layout 2"),
+    ("codebook", "trellis", "codebook"),
+    ("frame_in", "wavelet", "unknown frame"),
+    ("bits", 5, "bits 5"),
+    ("bits", 0, "bits 0"),
+    ("block_size", 24, "block_size 24"),
+    ("group_size", 64, "group_size 64"),
+    ("dim_in", 0, "dim"),
+    ("dim_in", -5, "dim"),
+    ("num_vectors_in", 50, "vectors"),
+    ("num_vectors_in", 1 << 40, "vectors"),
+    ("num_vectors_in", 67 * 16, "odd part"),
+    ("accuracy", "none", "accuracy"),
+    ("frame_out", "hadamard", "signs_out"),
+    ("dim_in", 99, "dim_in"),
+    ("num_vectors_in", 512, "codes"),
+    ("bits", 4, "codes"),
+    ("group_size", 128, "scales"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "message"), SPOILED)
+def test_spoiled_attribute_is_an_error_that_names_the_node(
+    name: str, value: Any, message: str
+) -> None:
+    case = Case(hadamard(200), IdentityFrame(24), 2, batch=(2,))
+    model = build_model(case.spec("FrameMatMul", contrib=True), case.arrays(), 2)
+    (node,) = model.graph.node
+    (attribute,) = (a for a in node.attribute if a.name == name)
+    attribute.CopyFrom(onnx.helper.make_attribute(name, value))
+    node.name = "spoiled"
+    with pytest.raises(Exception, match=f"spoiled: .*{message}"):
+        run_native(model, x=case.x())
+
+
+@pytest.mark.parametrize(
+    "subspaces", [(), (7, 4), (7, 4, 19), (7, 4, 16), (1, 28, 18), (4, 7, 18), (-7, -4, 18)]
+)
+def test_impossible_fusion_frame_is_an_error(subspaces: tuple[int, ...]) -> None:
+    case = Case(TETRIS, IdentityFrame(24), 2, batch=(2,))
+    model = build_model(case.spec("FrameMatMul", contrib=True), case.arrays(), 2)
+    (node,) = model.graph.node
+    (attribute,) = (a for a in node.attribute if a.name == "subspaces_in")
+    del attribute.ints[:]
+    attribute.ints.extend(subspaces)
+    with pytest.raises(Exception, match="fusion frame"):
+        run_native(model, x=case.x())
+
+
+@pytest.mark.parametrize("name", ["codes", "scales", "zero_points", "signs_in", "bias"])
+def test_input_of_another_shape_is_an_error(name: str) -> None:
+    case = Case(hadamard(200), IdentityFrame(24), 2, bias=True, zero_points=True, batch=(2,))
+    arrays = case.arrays()
+    array = arrays[name]
+    assert array is not None
+    arrays[name] = array[:-1]
+    model = build_model(case.spec("FrameMatMul", contrib=True), arrays, 2)
+    with pytest.raises(Exception, match=f"input {name} has the shape"):
+        run_native(model, x=case.x())
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [(HarmonicFrame.create(2048, 3.0), IdentityFrame(8)), (FusionFrame.create(2048), hadamard(40))],
+    ids=["harmonic", "fusion"],
+)
+def test_large_frames_lose_no_digits(frames: tuple[Frame, Frame]) -> None:
+    case = Case(*frames, 2, batch=(4,))
+    arrays, x = case.arrays(), case.x()
+    model = build_model(case.spec("FrameMatMul", contrib=False), arrays, 2)
+    assert relative_error(run_native(model, x=x), matmul_reference(case, arrays, x)) <= 2e-6
+
+
+@pytest.mark.parametrize("name", ["portable", "avx2"])
+def test_every_instruction_set_gives_the_same(name: str) -> None:
+    environment = os.environ | {"FQONNX_INSTRUCTION_SET": name}
+    script = "from fqonnx.runtime_ops import instruction_set; print(instruction_set())"
+    command = [sys.executable, "-c", script]
+    chosen = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    if chosen.stdout.strip() != name or os.environ.get("FQONNX_INSTRUCTION_SET"):
+        pytest.skip(f"this processor has no {name}, or these tests run with one already")
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        __file__,
+        "-k",
+        "computes_what or number_of_rows",
+    ]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-2000:]
+
+
+def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "library_path", lambda: None)
+    for call in (instruction_set, lambda: register(ort.SessionOptions())):
+        with pytest.raises(LibraryError, match="not built"):
+            call()
