@@ -239,7 +239,7 @@ def test_large_frames_lose_no_digits(frames: tuple[Frame, Frame]) -> None:
 def test_every_instruction_set_gives_the_same(name: str) -> None:
     environment = os.environ | {"FQONNX_INSTRUCTION_SET": name}
     script = "from fqonnx.runtime_ops import instruction_set; print(instruction_set())"
-    command = [sys.executable, "-c", script]
+    command = [sys.executable, "-P", "-c", script]
     chosen = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     if chosen.stdout.strip() != name or os.environ.get("FQONNX_INSTRUCTION_SET"):
         pytest.skip(f"this processor has no {name}, or these tests run with one already")

@@ -1,4 +1,4 @@
-"""Time of one linear layer: float32 MatMul against FrameMatMul, both in stock ONNX Runtime.
+"""Time of one linear layer: float32 MatMul against FrameMatMul, by its body and by our library.
 
 python tools/bench/matmul.py [--markdown docs/speed.md]
 """
@@ -19,31 +19,31 @@ from onnx_ir.tape import Tape
 
 from fqonnx.frames import HadamardFrame, IdentityFrame
 from fqonnx.packing import choose_block_size, pack_signs
-from fqonnx.runtime_ops import FrameOpSpec, build_function
+from fqonnx.runtime_ops import FrameOpSpec, build_function, register
 
 PAGE = """\
 # Speed of one layer
 
-One linear layer in an unmodified ONNX Runtime, no library of ours: float32 `MatMul` against
-`FrameMatMul` by its function body (frame transform, `MatMulNBits` with int8 activations, half-step
-term; all are in the time). The models of a row run in one process, in turns; times are medians in
-µs, and in brackets stands how many times faster than float32 that is.
+One linear layer in ONNX Runtime: float32 `MatMul` against `FrameMatMul`, frame transform included,
+by its function body (no library of ours: `MatMulNBits` with int8 activations and a half-step term)
+and by our native library, fast (activations rounded to int8) and exact (24 bits). The models of a
+row run in one process, in turns; times are medians in µs, and in brackets stands how many times
+faster than float32 that is.
 
-The last column is ONNX Runtime's own 2-bit `MatMulNBits` without a frame: what is left to gain
-around it. At few rows float32 waits for memory, and its time is the memory bandwidth that the
-machine has at that moment: on a shared one the ratio at one row moves by a third from run to run,
-while the times of the packed layers hardly do. The packed weights of this benchmark fit into the
-last-level cache, the float32 ones of the larger shapes do not.
+The last two columns are ONNX Runtime's own `MatMulNBits` without a frame. At few rows float32 waits
+for memory, and its time is the memory bandwidth that the machine has at that moment: on a shared
+one the ratio at one row moves by a third from run to run, while the times of the packed layers
+hardly do. The packed weights of this benchmark fit into the last-level cache, the float32 ones of
+the larger shapes do not.
 
     make bench
 
 """
-PRODUCT = "2-bit product alone"
 SHAPES = ((4096, 4096), (4096, 11008), (11008, 4096), (768, 3072))
 BATCHES = (1, 4, 16, 64, 256)
 BITS = (2, 3, 4)
 OPSET = 20
-WARM_UP, RUNS = 10, 20
+WARM_UP, RUNS = 5, 12
 
 
 def float_model(dim_in: int, dim_out: int) -> ir.Model:
@@ -54,12 +54,12 @@ def float_model(dim_in: int, dim_out: int) -> ir.Model:
     return model(tape, x, y, dim_out, {"": OPSET}, [])
 
 
-def frame_model(dim_in: int, dim_out: int, bits: int) -> ir.Model:
+def frame_model(dim_in: int, dim_out: int, bits: int, *, contrib: bool = True) -> ir.Model:
     """One FrameMatMul with random codes: time does not depend on their values."""
     frame = HadamardFrame.create(dim_in)
     block_size = choose_block_size(frame.num_vectors)
     frame_out = IdentityFrame(dim_out).spec
-    spec = FrameOpSpec("FrameMatMul", frame.spec, frame_out, bits, block_size)
+    spec = FrameOpSpec("FrameMatMul", frame.spec, frame_out, bits, block_size, contrib=contrib)
     blocks = -(-frame.num_vectors // block_size)
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 256, (dim_out, blocks, block_size * bits // 8), np.uint8)
@@ -77,15 +77,15 @@ def frame_model(dim_in: int, dim_out: int, bits: int) -> ir.Model:
     return model(tape, x, y, dim_out, opsets, [build_function(spec, OPSET)])
 
 
-def product_model(dim_in: int, dim_out: int) -> ir.Model:
-    """ONNX Runtime's own 2-bit product alone, which no body around it can beat."""
+def product_model(dim_in: int, dim_out: int, bits: int) -> ir.Model:
+    """ONNX Runtime's own product alone, which no body around it can beat."""
     blocks = -(-dim_in // 128)
-    codes = np.random.default_rng(0).integers(0, 256, (dim_out, blocks, 32), np.uint8)
+    codes = np.random.default_rng(0).integers(0, 256, (dim_out, blocks, 16 * bits), np.uint8)
     tape = Tape()
     x = activation("x", dim_in)
     packed = tape.initializer(ir.tensor(codes, name="codes"))
     scales = tape.initializer(ir.tensor(np.ones((dim_out, blocks), np.float32), name="scales"))
-    attributes = {"K": dim_in, "N": dim_out, "bits": 2, "block_size": 128, "accuracy_level": 4}
+    attributes = {"K": dim_in, "N": dim_out, "bits": bits, "block_size": 128, "accuracy_level": 4}
     y = tape.op("MatMulNBits", [x, packed, scales], attributes, domain="com.microsoft")
     return model(tape, x, y, dim_out, {"": OPSET, "com.microsoft": 1}, [])
 
@@ -107,9 +107,11 @@ def model(tape, x, y, dim_out, opsets, functions) -> ir.Model:
     return ir.Model(graph, ir_version=10, functions=functions)
 
 
-def session(content: ir.Model, threads: int) -> ort.InferenceSession:
+def session(content: ir.Model, threads: int, *, library: bool = False) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
+    if library:
+        register(options)
     return ort.InferenceSession(
         ir.to_proto(content).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
@@ -130,19 +132,17 @@ def median_us(sessions: dict[str, ort.InferenceSession], x: np.ndarray) -> dict[
 
 
 def table(threads: int) -> str:
-    names = [*(f"{bits}-bit" for bits in BITS), PRODUCT]
     lines = [
         f"{processor()}, {threads} threads, ONNX Runtime {ort.__version__}, "
         f"{datetime.date.today()}:",
         "",
-        "| dim_in × dim_out | rows of x | float32 | " + " | ".join(names) + " |",
-        "|---|---|---|" + "---|" * len(names),
     ]
     for dim_in, dim_out in SHAPES:
-        sessions = {"float32": session(float_model(dim_in, dim_out), threads)}
-        for bits in BITS:
-            sessions[f"{bits}-bit"] = session(frame_model(dim_in, dim_out, bits), threads)
-        sessions[PRODUCT] = session(product_model(dim_in, dim_out), threads)
+        sessions = candidates(dim_in, dim_out, threads)
+        names = list(sessions)[1:]
+        if len(lines) == 3:
+            lines.append("| dim_in × dim_out | rows of x | float32 | " + " | ".join(names) + " |")
+            lines.append("|---|---|---|" + "---|" * len(names))
         for rows in BATCHES:
             x = np.random.default_rng(1).standard_normal((rows, dim_in), np.float32)
             times = median_us(sessions, x)
@@ -151,6 +151,23 @@ def table(threads: int) -> str:
             lines.append("| " + " | ".join(row) + " |")
             print(lines[-1], flush=True)
     return "\n".join(lines) + "\n"
+
+
+def candidates(dim_in: int, dim_out: int, threads: int) -> dict[str, ort.InferenceSession]:
+    """Return the sessions to compare, float32 first."""
+    found = {
+        "float32": session(float_model(dim_in, dim_out), threads),
+        "body, 2-bit": session(frame_model(dim_in, dim_out, 2), threads),
+    }
+    for bits in BITS:
+        layer = frame_model(dim_in, dim_out, bits)
+        found[f"library, {bits}-bit"] = session(layer, threads, library=True)
+    exact = frame_model(dim_in, dim_out, 2, contrib=False)
+    found["library, 2-bit exact"] = session(exact, threads, library=True)
+    for bits in (2, 4):
+        product = product_model(dim_in, dim_out, bits)
+        found[f"MatMulNBits, {bits}-bit"] = session(product, threads)
+    return found
 
 
 def processor() -> str:
