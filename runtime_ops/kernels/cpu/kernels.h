@@ -32,9 +32,11 @@ struct PackedWeight {
   }
 };
 
+constexpr size_t kSegment = 128;
+
 // Activations as integers: x[k] = scale·Σ_d 256^d·digit_d[k], d < digits. One digit is the fast
 // accuracy; three are 24 bits of fixed point, which integer sums lose nothing of. Each segment of
-// segment_size columns (0: the whole row) has a scale of its own.
+// segment_size columns (kSegment, or 0: the whole row) has a scale of its own.
 struct Activations {
   size_t rows;
   size_t columns;

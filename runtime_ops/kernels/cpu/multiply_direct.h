@@ -25,35 +25,45 @@ void load_rows(const Plane& plane, size_t start, Vector::Bytes (&packed)[count])
   }
 }
 
-// Sums of `count` rows of codes with `digits` digits of activations: (kCount, kDirectRows).
+// Sums of `count` rows of codes with `digits` digits of activations: (kCount, kDirectRows). With one
+// digit there are registers for sums of several fields, which then need no shift: a field that
+// stays 2^s too large gives a sum that is.
 template <int bits, size_t count, size_t digits>
 void add_rows(const Plane& plane, size_t stride, int32_t factor, int32_t* out) {
-  constexpr int kFields = 8 / bits;
-  Vector::Ints sums[count * digits];
+  constexpr size_t kFields = 8 / bits;
+  constexpr size_t kInPlace = digits > 1 ? 1 : kFields < Vector::kInPlace ? kFields : Vector::kInPlace;
+  Vector::Ints sums[count * digits * kInPlace];
   FQONNX_UNROLL
-  for (size_t i = 0; i < count * digits; ++i) sums[i] = Vector::zero();
+  for (size_t i = 0; i < count * digits * kInPlace; ++i) sums[i] = Vector::zero();
   for (size_t start = 0; start < plane.row_bytes; start += Vector::kBytes) {
     Vector::Bytes packed[count];
     load_rows(plane, start, packed);
     FQONNX_UNROLL
-    for (int f = 0; f < kFields; ++f) {
-      const int8_t* x = plane.integers + (start * kFields + size_t(f) * Vector::kBytes);
+    for (size_t f = 0; f < kFields; ++f) {
+      const int8_t* x = plane.integers + (start * kFields + f * Vector::kBytes);
       Vector::Ints quads[digits];
       FQONNX_UNROLL
       for (size_t d = 0; d < digits; ++d) quads[d] = Vector::load_ints(x + d * stride);
       FQONNX_UNROLL
       for (size_t r = 0; r < count; ++r) {
-        const auto field = Vector::template field<bits>(packed[r], f);
+        const size_t place = f % kInPlace;
+        const auto field = Vector::template field<bits>(packed[r], int(f - place), int(place));
         FQONNX_UNROLL
         for (size_t d = 0; d < digits; ++d) {
-          sums[r * digits + d] = Vector::dot(sums[r * digits + d], field, quads[d]);
+          auto& sum = sums[(r * digits + d) * kInPlace + place];
+          sum = Vector::dot(sum, field, quads[d]);
         }
       }
     }
   }
   FQONNX_UNROLL
   for (size_t i = 0; i < count * digits; ++i) {
-    out[i / digits * Vector::kDirectRows + i % digits] += factor * Vector::total(sums[i]);
+    auto sum = sums[i * kInPlace];
+    FQONNX_UNROLL
+    for (size_t place = 1; place < kInPlace; ++place) {
+      sum = Vector::add_shifted(sum, sums[i * kInPlace + place], int(place) * bits);
+    }
+    out[i / digits * Vector::kDirectRows + i % digits] += factor * Vector::total(sum);
   }
 }
 
@@ -73,12 +83,15 @@ void add_plane(const Plane& plane, size_t stride, size_t digits, int32_t factor,
 // The same for one row of activations whose segments have scales of their own: the codes of a lane
 // are of one segment. `scales` holds one number a segment for each row of codes.
 template <int bits, size_t count, size_t digits>
-void add_segments(const Plane& plane, size_t stride, size_t segment_size, float factor,
-                  const float* scales, size_t scales_stride, Vector::Floats (&sums)[count]) {
+void add_segments(const Plane& plane, size_t stride, float factor, const float* scales,
+                  size_t scales_stride, Vector::Floats (&totals)[count]) {
   constexpr int kFields = 8 / bits;
-  constexpr size_t kChunk = Vector::kBytes * kFields, kSize = 128;
-  constexpr size_t kShares = kChunk > kSize ? kChunk / kSize : 1;
+  constexpr size_t kChunk = Vector::kBytes * kFields;
+  constexpr size_t kShares = kChunk > kSegment ? kChunk / kSegment : 1;
   const auto size = Vector::broadcast(factor);
+  Vector::Floats sums[count];  // not the caller's, which other stores might be to
+  FQONNX_UNROLL
+  for (size_t r = 0; r < count; ++r) sums[r] = totals[r];
   for (size_t start = 0; start < plane.row_bytes; start += Vector::kBytes) {
     Vector::Bytes packed[count];
     load_rows(plane, start, packed);
@@ -98,11 +111,13 @@ void add_segments(const Plane& plane, size_t stride, size_t segment_size, float 
       }
       FQONNX_UNROLL
       for (size_t d = digits - 1; d > 0; --d) parts[d - 1] = Vector::add_digit(parts[d - 1], parts[d]);
-      const float* at = scales + r * scales_stride + start * kFields / segment_size;
+      const float* at = scales + r * scales_stride + start * kFields / kSegment;
       const auto scale = Vector::multiply(size, Vector::share_lanes<kShares>(at));
       sums[r] = Vector::multiply_add(Vector::to_floats(parts[0]), scale, sums[r]);
     }
   }
+  FQONNX_UNROLL
+  for (size_t r = 0; r < count; ++r) totals[r] = sums[r];
 }
 
 // Calls add<bits>(plane, factor) for the planes of `count` rows of codes.
@@ -165,33 +180,45 @@ void multiply_segmented_rows(const PackedWeight& weight, const Activations& x, s
   thread_local Scratch scratch;
   const size_t segments = x.segments(), groups = weight.groups();
   const size_t stride = round_up(segments, 16);  // whole vectors, with zeros at the end
-  float* scales = scratch.get<float>((count + 1) * stride);
-  float* weight_scales = scales + count * stride;
+  float* scales = scratch.get<float>((count + 2) * stride);
+  float *x_sums = scales + count * stride, *offsets = x_sums + stride;
+  std::memset(scales, 0, (count + 2) * stride * sizeof(float));
   for (size_t row = 0; row < x.rows; ++row) {
+    const float* x_scales = x.scales + row * segments;
+    for (size_t s = 0; s < segments; ++s) x_sums[s] = -float(x.sums[row * segments + s]);
     Vector::Floats sums[count];
-    double offsets[count];
     for (size_t r = 0; r < count; ++r) {
-      sums[r] = Vector::broadcast(0);
-      offsets[r] = 0;
-      to_float(weight.scales + (first + r) * groups, groups, weight_scales);
+      const size_t n = first + r;
       float* scale = scales + r * stride;
-      for (size_t s = 0; s < segments; ++s) {
-        const size_t group = weight.group_size ? s : 0;
-        const size_t place = row * segments + s;
-        scale[s] = x.scales[place] * weight_scales[group];
-        offsets[r] += double(scale[s]) * (x.sums[place] * weight.offset(first + r, group));
+      const size_t step = weight.group_size ? 1 : 0;  // from the group of a segment to the next
+      const uint16_t* halves = weight.scales + n * groups;
+      if (step) {
+        to_float(halves, groups, scale);
+      } else {
+        const float one = half_to_float(*halves);
+        for (size_t s = 0; s < segments; ++s) scale[s] = one;
       }
-      for (size_t s = segments; s < stride; ++s) scale[s] = 0;
+      for (size_t s = 0; s < segments; ++s) scale[s] *= x_scales[s];
+      if (const uint8_t* zeros = weight.zero_points) {
+        zeros += n * groups;
+        for (size_t s = 0; s < segments; ++s) offsets[s] = float(zeros[s * step]) * x_sums[s];
+      } else {
+        const float offset = weight.offset(n, 0);
+        for (size_t s = 0; s < segments; ++s) offsets[s] = offset * x_sums[s];
+      }
+      sums[r] = Vector::broadcast(0);
+      for (size_t s = 0; s < stride; s += Vector::kLanes) {
+        sums[r] = Vector::multiply_add(Vector::load_floats(scale + s),
+                                       Vector::load_floats(offsets + s), sums[r]);
+      }
     }
     for_planes(weight, x, first, count, [&](auto bits, Plane plane, int32_t factor) {
       plane.integers += row * x.digits * x.stride;
       const auto add = x.digits == 1 ? add_segments<decltype(bits)::value, count, 1>
                                      : add_segments<decltype(bits)::value, count, 3>;
-      add(plane, x.stride, x.segment_size, float(factor), scales, stride, sums);
+      add(plane, x.stride, float(factor), scales, stride, sums);
     });
-    for (size_t r = 0; r < count; ++r) {
-      y[row * y_stride + first + r] = float(Vector::total(sums[r]) - offsets[r]);
-    }
+    for (size_t r = 0; r < count; ++r) y[row * y_stride + first + r] = Vector::total(sums[r]);
   }
 }
 

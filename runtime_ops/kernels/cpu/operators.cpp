@@ -10,7 +10,6 @@
 namespace fqonnx {
 namespace {
 
-constexpr size_t kSegment = 128;       // columns that share a scale where the frame spreads nothing
 constexpr size_t kDirectOutputs = 64;  // of a task
 constexpr size_t kPanelRows = 192;     // of activations that share a panel
 
@@ -80,6 +79,7 @@ void FrameOperator::matmul(const Element* x, size_t rows, const PackedInputs& in
   activations.rows = rows;
   activations.columns = weight.columns;
   activations.digits = accuracy_ == Accuracy::kExact ? 3 : 1;
+  // A row has one scale where its coefficients are of one size, whatever x is.
   activations.segment_size = weight.group_size || !frame_in_.spreads() ? kSegment : 0;
   kernels.plan(weight, activations);
   const size_t segments = activations.segments();

@@ -17,6 +17,7 @@ struct Vector {
   static constexpr size_t kLanes = 8;
   static constexpr size_t kTileRows = 4;
   static constexpr size_t kDirectRows = 4;
+  static constexpr size_t kInPlace = 1;  // fields that `dot` takes without a shift
 
   using Bytes = __m256i;
   using Ints = __m256i;
@@ -30,10 +31,11 @@ struct Vector {
     std::memcpy(buffer, p, count);
     return load(buffer);
   }
+  // Field index + place of each byte, which stays 2^(place·bits) too large.
   template <int bits>
-  static Bytes field(Bytes x, int index) {
+  static Bytes field(Bytes x, int index, int place = 0) {
     x = index ? _mm256_srli_epi16(x, index * bits) : x;
-    return _mm256_and_si256(x, _mm256_set1_epi8((1 << bits) - 1));
+    return _mm256_and_si256(x, _mm256_set1_epi8(char(((1 << bits) - 1) << (place * bits))));
   }
 
   static Ints zero() { return _mm256_setzero_si256(); }
@@ -111,6 +113,9 @@ struct Vector {
     return _mm_cvtss_f32(_mm_add_ss(y, _mm_movehdup_ps(y)));
   }
   static Floats to_floats(Ints x) { return _mm256_cvtepi32_ps(x); }
+  static Ints add_shifted(Ints x, Ints y, int shift) {
+    return _mm256_add_epi32(x, _mm256_srai_epi32(y, shift));
+  }
   static Ints add_digit(Ints x, Ints y) { return _mm256_add_epi32(x, _mm256_slli_epi32(y, 8)); }
   template <size_t count>
   static Floats share_lanes(const float* p) {

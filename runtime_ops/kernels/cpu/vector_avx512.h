@@ -17,6 +17,7 @@ struct Vector {
   static constexpr size_t kLanes = 16;
   static constexpr size_t kTileRows = 12;
   static constexpr size_t kDirectRows = 8;
+  static constexpr size_t kInPlace = 4;  // fields that `dot` takes without a shift
 
   using Bytes = __m512i;
   using Ints = __m512i;
@@ -26,10 +27,11 @@ struct Vector {
   static Bytes load_first(const uint8_t* p, size_t count) {
     return _mm512_maskz_loadu_epi8(count < 64 ? (uint64_t(1) << count) - 1 : ~uint64_t(0), p);
   }
+  // Field index + place of each byte, which stays 2^(place·bits) too large.
   template <int bits>
-  static Bytes field(Bytes x, int index) {
+  static Bytes field(Bytes x, int index, int place = 0) {
     x = index ? _mm512_srli_epi16(x, unsigned(index * bits)) : x;
-    return _mm512_and_si512(x, _mm512_set1_epi8((1 << bits) - 1));
+    return _mm512_and_si512(x, _mm512_set1_epi8(char(((1 << bits) - 1) << (place * bits))));
   }
 
   static Ints zero() { return _mm512_setzero_si512(); }
@@ -95,6 +97,9 @@ struct Vector {
   static Floats multiply_add(Floats x, Floats y, Floats z) { return _mm512_fmadd_ps(x, y, z); }
   static float total(Floats x) { return _mm512_reduce_add_ps(x); }
   static Floats to_floats(Ints x) { return _mm512_cvtepi32_ps(x); }
+  static Ints add_shifted(Ints x, Ints y, int shift) {
+    return _mm512_add_epi32(x, _mm512_srai_epi32(y, unsigned(shift)));
+  }
   static Ints add_digit(Ints x, Ints y) { return _mm512_add_epi32(x, _mm512_slli_epi32(y, 8)); }
   template <size_t count>
   static Floats share_lanes(const float* p) {

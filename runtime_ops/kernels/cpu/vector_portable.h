@@ -15,6 +15,7 @@ struct Vector {
   static constexpr size_t kLanes = 4;      // of 32 bits
   static constexpr size_t kTileRows = 4;    // rows of activations in registers
   static constexpr size_t kDirectRows = 4;  // up to which unpacking once for all rows does not pay
+  static constexpr size_t kInPlace = 1;  // fields that `dot` takes without a shift
 
   struct Bytes {
     uint8_t byte[16];
@@ -32,9 +33,10 @@ struct Vector {
     std::memcpy(x.byte, p, count);
     return x;
   }
+  // Field index + place of each byte, which stays 2^(place·bits) too large.
   template <int bits>
-  static Bytes field(Bytes x, int index) {
-    for (uint8_t& byte : x.byte) byte = byte >> (index * bits) & ((1 << bits) - 1);
+  static Bytes field(Bytes x, int index, int place = 0) {
+    for (uint8_t& byte : x.byte) byte = byte >> (index * bits) & ((1 << bits) - 1) << (place * bits);
     return x;
   }
 
@@ -116,6 +118,11 @@ struct Vector {
   static float total(Floats x) { return x.lane[0] + x.lane[1] + x.lane[2] + x.lane[3]; }
   static Floats to_floats(Ints x) {
     return {{float(x.lane[0]), float(x.lane[1]), float(x.lane[2]), float(x.lane[3])}};
+  }
+  // x + y/2^shift.
+  static Ints add_shifted(Ints x, Ints y, int shift) {
+    for (size_t i = 0; i < 4; ++i) x.lane[i] += y.lane[i] >> shift;
+    return x;
   }
   // x + y·2^8.
   static Ints add_digit(Ints x, Ints y) {
