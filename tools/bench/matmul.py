@@ -1,4 +1,4 @@
-"""Time of one linear layer: float32 MatMul against FrameMatMul, both in stock ONNX Runtime.
+"""Time of one linear layer: float32 MatMul against FrameMatMul, by its body and by the library.
 
 python tools/bench/matmul.py [--markdown docs/speed.md]
 """
@@ -19,26 +19,29 @@ from onnx_ir.tape import Tape
 
 from fqonnx.frames import HadamardFrame, IdentityFrame
 from fqonnx.packing import choose_block_size, pack_signs
-from fqonnx.runtime_ops import FrameOpSpec, build_function
+from fqonnx.runtime_ops import FrameOpSpec, build_function, instruction_set, library_path, register
 
 PAGE = """\
 # Speed of one layer
 
-One linear layer in an unmodified ONNX Runtime, no library of ours: float32 `MatMul` against
-`FrameMatMul` by its function body (frame transform, `MatMulNBits` with int8 activations, half-step
-term; all are in the time). The models of a row run in one process, in turns; times are medians in
-µs, and in brackets stands how many times faster than float32 that is.
+One linear layer in ONNX Runtime: float32 `MatMul` against `FrameMatMul`, once by its function body
+(frame transform, `MatMulNBits` with int8 activations, half-step term: no library of ours), and once
+by the native library, where it is registered. *fast* rounds activations to int8 as the body does;
+*exact* has the precision of float32. Transforms are in all times. The models of a row run in one
+process, in turns; times are medians in µs, and in brackets stands how many times faster than
+float32 that is.
 
-The last column is ONNX Runtime's own 2-bit `MatMulNBits` without a frame: what is left to gain
-around it. At few rows float32 waits for memory, and its time is the memory bandwidth that the
-machine has at that moment: on a shared one the ratio at one row moves by a third from run to run,
-while the times of the packed layers hardly do. The packed weights of this benchmark fit into the
-last-level cache, the float32 ones of the larger shapes do not.
+The column before the library's is ONNX Runtime's own 2-bit `MatMulNBits` without a frame. At few
+rows float32 waits for memory, and its time is the memory bandwidth that the machine has at that
+moment: on a shared one the ratio at one row moves by a third from run to run, while the times of
+the packed layers hardly do. The packed weights of this benchmark fit into the last-level cache, the
+float32 ones of the larger shapes do not.
 
     make bench
 
 """
 PRODUCT = "2-bit product alone"
+EXACT = "2-bit exact"
 SHAPES = ((4096, 4096), (4096, 11008), (11008, 4096), (768, 3072))
 BATCHES = (1, 4, 16, 64, 256)
 BITS = (2, 3, 4)
@@ -54,12 +57,12 @@ def float_model(dim_in: int, dim_out: int) -> ir.Model:
     return model(tape, x, y, dim_out, {"": OPSET}, [])
 
 
-def frame_model(dim_in: int, dim_out: int, bits: int) -> ir.Model:
+def frame_model(dim_in: int, dim_out: int, bits: int, *, contrib: bool = True) -> ir.Model:
     """One FrameMatMul with random codes: time does not depend on their values."""
     frame = HadamardFrame.create(dim_in)
     block_size = choose_block_size(frame.num_vectors)
     frame_out = IdentityFrame(dim_out).spec
-    spec = FrameOpSpec("FrameMatMul", frame.spec, frame_out, bits, block_size)
+    spec = FrameOpSpec("FrameMatMul", frame.spec, frame_out, bits, block_size, contrib=contrib)
     blocks = -(-frame.num_vectors // block_size)
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 256, (dim_out, blocks, block_size * bits // 8), np.uint8)
@@ -107,9 +110,11 @@ def model(tape, x, y, dim_out, opsets, functions) -> ir.Model:
     return ir.Model(graph, ir_version=10, functions=functions)
 
 
-def session(content: ir.Model, threads: int) -> ort.InferenceSession:
+def session(content: ir.Model, threads: int, *, native: bool = False) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
+    if native:
+        register(options)
     return ort.InferenceSession(
         ir.to_proto(content).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
@@ -130,9 +135,13 @@ def median_us(sessions: dict[str, ort.InferenceSession], x: np.ndarray) -> dict[
 
 
 def table(threads: int) -> str:
-    names = [*(f"{bits}-bit" for bits in BITS), PRODUCT]
+    bodies = [f"{bits}-bit" for bits in BITS]
+    fast = [f"{bits}-bit fast" for bits in BITS] if library_path() else []
+    exact = [EXACT] if library_path() else []
+    names = [*bodies, PRODUCT, *fast, *exact]
     lines = [
         f"{processor()}, {threads} threads, ONNX Runtime {ort.__version__}, "
+        f"native library {instruction_set() if library_path() else 'not built'}, "
         f"{datetime.date.today()}:",
         "",
         "| dim_in × dim_out | rows of x | float32 | " + " | ".join(names) + " |",
@@ -140,8 +149,14 @@ def table(threads: int) -> str:
     ]
     for dim_in, dim_out in SHAPES:
         sessions = {"float32": session(float_model(dim_in, dim_out), threads)}
-        for bits in BITS:
-            sessions[f"{bits}-bit"] = session(frame_model(dim_in, dim_out, bits), threads)
+        for name, bits in zip(bodies, BITS, strict=True):
+            sessions[name] = session(frame_model(dim_in, dim_out, bits), threads)
+        for name, bits in zip(fast, BITS, strict=False):
+            content = frame_model(dim_in, dim_out, bits)
+            sessions[name] = session(content, threads, native=True)
+        for name in exact:
+            content = frame_model(dim_in, dim_out, 2, contrib=False)
+            sessions[name] = session(content, threads, native=True)
         sessions[PRODUCT] = session(product_model(dim_in, dim_out), threads)
         for rows in BATCHES:
             x = np.random.default_rng(1).standard_normal((rows, dim_in), np.float32)
