@@ -1,7 +1,8 @@
 // The operators of the domain fqonnx as custom operators of ONNX Runtime.
 
 #include <exception>
-#include <memory>
+#include <mutex>
+#include <type_traits>
 
 #include "kernel.h"
 #include "operators.h"
@@ -256,14 +257,14 @@ FQONNX_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const Ort
   static const FrameMatMulOp<ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16> matmul_float16(api);
   static const FrameDequantOp<ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT> dequant(api);
   static const FrameDequantOp<ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16> dequant_float16(api);
-  // The session holds a pointer to the domain, which lives as long as the library.
+  // Sessions hold a pointer to the domain, which lives as long as the library.
   static OrtCustomOpDomain* domain = nullptr;
+  static std::mutex mutex;
+  const std::lock_guard<std::mutex> lock(mutex);
   if (domain == nullptr) {
     if (OrtStatus* status = api->CreateCustomOpDomain("fqonnx", &domain)) return status;
-    for (const OrtCustomOp* op :
-         {static_cast<const OrtCustomOp*>(&matmul), static_cast<const OrtCustomOp*>(&matmul_float16),
-          static_cast<const OrtCustomOp*>(&dequant),
-          static_cast<const OrtCustomOp*>(&dequant_float16)}) {
+    const OrtCustomOp* const ops[] = {&matmul, &matmul_float16, &dequant, &dequant_float16};
+    for (const OrtCustomOp* op : ops) {
       if (OrtStatus* status = api->CustomOpDomain_Add(domain, op)) return status;
     }
   }

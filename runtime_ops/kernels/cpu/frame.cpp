@@ -28,7 +28,8 @@ std::vector<float> dct(size_t order) {
   for (size_t k = 0; k < order; ++k) {
     const double scale = std::sqrt((k == 0 ? 1.0 : 2.0) / double(order));
     for (size_t t = 0; t < order; ++t) {
-      matrix[k * order + t] = float(scale * std::cos(M_PI / double(order) * double(k) * (double(t) + 0.5)));
+      const double angle = M_PI / double(order) * double(k) * (double(t) + 0.5);
+      matrix[k * order + t] = float(scale * std::cos(angle));
     }
   }
   return matrix;

@@ -25,13 +25,14 @@ void load_rows(const Plane& plane, size_t start, Vector::Bytes (&packed)[count])
   }
 }
 
-// Sums of `count` rows of codes with `digits` digits of activations: (kCount, kDirectRows). With one
-// digit there are registers for sums of several fields, which then need no shift: a field that
+// Sums of `count` rows of codes with `digits` digits of activations: (kCount, kDirectRows). With
+// one digit there are registers for sums of several fields, which then need no shift: a field that
 // stays 2^s too large gives a sum that is.
 template <int bits, size_t count, size_t digits>
 void add_rows(const Plane& plane, size_t stride, int32_t factor, int32_t* out) {
   constexpr size_t kFields = 8 / bits;
-  constexpr size_t kInPlace = digits > 1 ? 1 : kFields < Vector::kInPlace ? kFields : Vector::kInPlace;
+  constexpr size_t kMost = digits > 1 ? 1 : Vector::kInPlace;
+  constexpr size_t kInPlace = kFields < kMost ? kFields : kMost;
   Vector::Ints sums[count * digits * kInPlace];
   FQONNX_UNROLL
   for (size_t i = 0; i < count * digits * kInPlace; ++i) sums[i] = Vector::zero();
@@ -110,7 +111,9 @@ void add_segments(const Plane& plane, size_t stride, float factor, const float* 
         }
       }
       FQONNX_UNROLL
-      for (size_t d = digits - 1; d > 0; --d) parts[d - 1] = Vector::add_digit(parts[d - 1], parts[d]);
+      for (size_t d = digits - 1; d > 0; --d) {
+        parts[d - 1] = Vector::add_digit(parts[d - 1], parts[d]);
+      }
       const float* at = scales + r * scales_stride + start * kFields / kSegment;
       const auto scale = Vector::multiply(size, Vector::share_lanes<kShares>(at));
       sums[r] = Vector::multiply_add(Vector::to_floats(parts[0]), scale, sums[r]);
