@@ -140,7 +140,7 @@ def table(threads: int) -> str:
     for dim_in, dim_out in SHAPES:
         sessions = candidates(dim_in, dim_out, threads)
         names = list(sessions)[1:]
-        if len(lines) == 3:
+        if len(lines) == 2:
             lines.append("| dim_in × dim_out | rows of x | float32 | " + " | ".join(names) + " |")
             lines.append("|---|---|---|" + "---|" * len(names))
         for rows in BATCHES:
