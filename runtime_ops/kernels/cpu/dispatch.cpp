@@ -15,22 +15,20 @@ namespace {
 
 const Kernels& choose() {
   const char* wanted = std::getenv("FQONNX_INSTRUCTION_SET");
-  const auto may_be = [wanted](const Kernels& kernels) {
-    return wanted == nullptr || *wanted == '\0' || std::strcmp(wanted, kernels.name) == 0;
-  };
+  if (wanted != nullptr && std::strcmp(wanted, kPortable.name) == 0) return kPortable;
 #ifdef FQONNX_X86
+  const bool best = wanted == nullptr || std::strcmp(wanted, kAvx2.name) != 0;
   __builtin_cpu_init();
-  if (may_be(kAvx512) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+  if (best && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vnni")) {
     return kAvx512;
   }
-  if ((may_be(kAvx2) || may_be(kAvx512)) && __builtin_cpu_supports("avx2") &&
-      __builtin_cpu_supports("fma")) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("f16c")) {
     return kAvx2;
   }
 #endif
-  (void)may_be;
   return kPortable;
 }
 

@@ -86,7 +86,7 @@ void Frame::prepare_hadamard() {
 }
 
 void Frame::prepare_fusion(const std::vector<int64_t>& subspaces) {
-  if (subspaces.size() != 3) refuse("a fusion frame needs three subspaces numbers (k, l, n)");
+  if (subspaces.size() != 3) refuse("the subspaces of a fusion frame are three numbers (k, l, n)");
   const int64_t k = subspaces[0], l = subspaces[1], n = subspaces[2];
   const bool sizes = k >= 1 && l >= 2 && l % 2 == 0 && n % 2 == 0 && n >= int64_t(dim_) &&
                      k <= kMaxVectors && l <= kMaxVectors && n <= kMaxVectors;
@@ -257,13 +257,9 @@ void Frame::analyse_harmonic(const Kernels& kernels, const float* x, float* coef
                              float* scratch) const {
   float *pairs = scratch, *turned = scratch + 2 * n1_ * k2_;  // (N1, K2, 2), (N1, 2, N2)
   std::fill(pairs, turned, 0.0f);
-  const auto pair = [&](size_t frequency) {
-    return pairs + 2 * (frequency % n1_ * k2_ + frequency / n1_);
-  };
-  if (dim_ % 2) pair(0)[0] = float(M_SQRT1_2) * x[0];
+  if (dim_ % 2) pairs[place_of_pair(0)] = float(M_SQRT1_2) * x[0];
   for (size_t k = 1; k <= dim_ / 2; ++k) {
-    const float* from = x + dim_ % 2 + 2 * (k - 1);
-    std::copy(from, from + 2, pair(k));
+    std::copy_n(x + dim_ % 2 + 2 * (k - 1), 2, pairs + place_of_pair(k));
   }
   kernels.matmul(pairs, inner_.data(), turned, n1_, 2 * k2_, 2 * n2_);
   turn(turned, false);
@@ -276,12 +272,9 @@ void Frame::synthesise_harmonic(const Kernels& kernels, const float* coeffs, flo
   kernels.matmul(outer_transposed_.data(), coeffs, turned, 2 * n1_, n1_, n2_);
   turn(turned, true);
   kernels.matmul(turned, inner_transposed_.data(), pairs, n1_, 2 * n2_, 2 * k2_);
-  const auto pair = [&](size_t frequency) {
-    return pairs + 2 * (frequency % n1_ * k2_ + frequency / n1_);
-  };
-  if (dim_ % 2) x[0] = float(M_SQRT1_2) * pair(0)[0];
+  if (dim_ % 2) x[0] = float(M_SQRT1_2) * pairs[place_of_pair(0)];
   for (size_t k = 1; k <= dim_ / 2; ++k) {
-    std::copy(pair(k), pair(k) + 2, x + dim_ % 2 + 2 * (k - 1));
+    std::copy_n(pairs + place_of_pair(k), 2, x + dim_ % 2 + 2 * (k - 1));
   }
 }
 

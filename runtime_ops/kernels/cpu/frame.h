@@ -60,6 +60,10 @@ class Frame {
   void synthesise_harmonic(const Kernels& kernels, const float* coeffs, float* x,
                            float* scratch) const;
   void turn(float* x, bool backwards) const;
+  // Of a frequency's two coordinates in (N1, K2, 2).
+  size_t place_of_pair(size_t frequency) const {
+    return 2 * (frequency % n1_ * k2_ + frequency / n1_);
+  }
 
   Kind kind_;
   size_t dim_;

@@ -23,7 +23,9 @@ struct PackedWeight {
   size_t block_size;
   size_t group_size;  // 0: one scale a row
 
-  FQONNX_INLINE size_t groups() const { return group_size ? (columns + group_size - 1) / group_size : 1; }
+  FQONNX_INLINE size_t groups() const {
+    return group_size ? (columns + group_size - 1) / group_size : 1;
+  }
   FQONNX_INLINE size_t row_bytes() const {
     return (columns + block_size - 1) / block_size * (block_size * bits / 8);
   }
@@ -76,7 +78,8 @@ struct Kernels {
   void (*to_half)(const float* x, size_t size, uint16_t* out);
 };
 
-// The best that this processor has. FQONNX_INSTRUCTION_SET names another: portable, avx2, avx512.
+// The best that this processor has, but none above what FQONNX_INSTRUCTION_SET names: portable,
+// avx2 or avx512.
 const Kernels& kernels();
 
 }  // namespace fqonnx

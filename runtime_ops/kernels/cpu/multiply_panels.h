@@ -111,8 +111,8 @@ void multiply_panels(const PackedWeight& weight, const Activations& x, size_t fi
         offsets[i] = weight.offset(n + i, group);
       }
       const auto multiply = x.digits == 1 ? multiply_segment<1> : multiply_segment<3>;
-      multiply(x, first_row, last_row, s, fields(weight), panel, panel_stride, scales, offsets, count, y + n,
-               y_stride);
+      multiply(x, first_row, last_row, s, fields(weight), panel, panel_stride, scales, offsets,
+               count, y + n, y_stride);
     }
   }
 }

@@ -1,4 +1,4 @@
-// Codes to bytes: a panel holds the codes of kLanes rows, a quad of four columns of each row in turn,
+// Codes to bytes: a panel holds the codes of kLanes rows, a quad of four columns of each in turn,
 // so that a row of activations meets all of them without a sum across lanes.
 // Included once for each instruction set, behind its Vector.
 #pragma once

@@ -1,4 +1,4 @@
-// A vector of 16 bytes in plain C++, with what packed_matmul.h and transforms.h need of one.
+// A vector of 16 bytes in plain C++, with what instruction_set.h includes behind one needs of it.
 #pragma once
 
 #include <cstddef>
@@ -12,10 +12,10 @@ namespace {
 
 struct Vector {
   static constexpr size_t kBytes = 16;
-  static constexpr size_t kLanes = 4;      // of 32 bits
+  static constexpr size_t kLanes = 4;       // of 32 bits
   static constexpr size_t kTileRows = 4;    // rows of activations in registers
   static constexpr size_t kDirectRows = 4;  // up to which unpacking once for all rows does not pay
-  static constexpr size_t kInPlace = 1;  // fields that `dot` takes without a shift
+  static constexpr size_t kInPlace = 1;     // fields that `dot` takes without a shift
 
   struct Bytes {
     uint8_t byte[16];
@@ -36,7 +36,8 @@ struct Vector {
   // Field index + place of each byte, which stays 2^(place·bits) too large.
   template <int bits>
   static Bytes field(Bytes x, int index, int place = 0) {
-    for (uint8_t& byte : x.byte) byte = byte >> (index * bits) & ((1 << bits) - 1) << (place * bits);
+    constexpr int kMask = (1 << bits) - 1;
+    for (uint8_t& byte : x.byte) byte = byte >> (index * bits) & kMask << (place * bits);
     return x;
   }
 
