@@ -38,6 +38,7 @@ from fqonnx.model_file import (
 from fqonnx.passes import (
     FoldWeightsPass,
     InlineFrameOpsPass,
+    MergeFrameMatMulsPass,
     NormalizeLinearPass,
     SelectWeightsPass,
     VerifyPass,
@@ -106,6 +107,8 @@ def compile_model(
     )
 
     with timed(timing, "rewrite_s"):
+        if config.recipe.lowering != "onnx":  # whose bounds are of single layers
+            MergeFrameMatMulsPass()(model)
         VerifyPass(signature)(model)
         model.metadata_props["fqonnx.version"] = version("fqonnx")
         model.metadata_props["fqonnx.options"] = json.dumps(config.options())

@@ -75,7 +75,7 @@ def quantize_layers(
     result = QuantizedLayers()
     scarce: dict[str, tuple[int, int]] = {}
     units = _by_weight(layers)
-    seeds = {unit: 2 * number for number, unit in enumerate(units)}
+    seeds = _seeds(units)
     staged = config.sequential and samples is not None
     for stage in stages(model, units) if staged else [units]:
         done: list[Replacement] = []
@@ -143,6 +143,13 @@ def _by_weight(layers: Sequence[LinearLayer]) -> list[Unit]:
     for layer in layers:
         units.setdefault(str(layer.weight.name), []).append(layer)
     return [tuple(unit) for unit in units.values()]
+
+
+def _seeds(units: Sequence[Unit]) -> dict[Unit, int]:
+    """Return a seed for each unit: those of one input share their signs, and can be merged."""
+    inputs = {unit: unit[0].input for unit in units}
+    numbers = {value: number for number, value in enumerate(dict.fromkeys(inputs.values()))}
+    return {unit: 2 * numbers[value] for unit, value in inputs.items()}
 
 
 def _rounds(units: Sequence[Unit]) -> Iterator[list[Unit]]:

@@ -5,6 +5,7 @@ from fqonnx.passes.bound_outputs import BoundOutputsPass
 from fqonnx.passes.fold_weights import FoldWeightsPass
 from fqonnx.passes.inline_frame_ops import InlineFrameOpsPass
 from fqonnx.passes.linear_layer import LayerInput, LinearLayer
+from fqonnx.passes.merge_frame_matmuls import MergeFrameMatMulsPass
 from fqonnx.passes.normalize_linear import NormalizeLinearPass
 from fqonnx.passes.norms import LayerNorms, operator_norm
 from fqonnx.passes.quantize_weights import QuantizeWeightsPass, Replacement
@@ -20,6 +21,7 @@ __all__ = [
     "LayerInput",
     "LayerNorms",
     "LinearLayer",
+    "MergeFrameMatMulsPass",
     "NormalizeLinearPass",
     "QuantizeWeightsPass",
     "Replacement",

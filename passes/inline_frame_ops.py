@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
+from fqonnx.passes.frame_functions import remove_unused_functions
 from fqonnx.runtime_ops import DOMAIN
 
 
@@ -14,8 +15,6 @@ class InlineFrameOpsPass(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Inline our functions and no others."""
         result = InlinePass(criteria=lambda function: function.domain == DOMAIN)(model)
-        unused = [key for key in model.functions if key[0] == DOMAIN]
-        for key in unused:
-            del model.functions[key]
+        unused = remove_unused_functions(model)
         imported = model.graph.opset_imports.pop(DOMAIN, None) is not None
-        return ir.passes.PassResult(model, result.modified or bool(unused) or imported)
+        return ir.passes.PassResult(model, result.modified or unused or imported)

@@ -18,12 +18,11 @@ from fqonnx.frames import SignedFrame
 from fqonnx.packing import choose_block_size, pack_codes, pack_signs
 from fqonnx.passes.constants import Names, add_initializer, record_ints, remove_if_unused
 from fqonnx.passes.convolution import channels_first, row_view
+from fqonnx.passes.frame_functions import add_function
 from fqonnx.passes.linear_layer import LinearLayer
 from fqonnx.quant import QuantizedWeight
-from fqonnx.runtime_ops import DOMAIN, OPSET_VERSION, FrameOpSpec, build_function
+from fqonnx.runtime_ops import DOMAIN, FrameOpSpec
 from fqonnx.runtime_ops.spec import OpType
-
-_OVERLOADS_IR_VERSION = 10  # the first whose functions have overloads
 
 
 @dataclass(frozen=True)
@@ -182,7 +181,7 @@ class _Rewriter:
         inputs = [values.get(name) for name in spec.input_names()]
         while inputs[-1] is None:
             inputs.pop()
-        self.register(spec)
+        add_function(self.model, spec)
         result = tape.op(
             op_type,
             inputs,
@@ -194,18 +193,6 @@ class _Rewriter:
         )
         result.dtype = layer.dtype
         return result
-
-    def register(self, spec: FrameOpSpec) -> None:
-        """Give the model the function of an operator."""
-        key = (DOMAIN, spec.op_type, spec.overload)
-        if key in self.model.functions:
-            return
-        function = build_function(spec, self.graph.opset_imports[""])
-        self.model.functions[key] = function
-        self.model.ir_version = max(self.model.ir_version, _OVERLOADS_IR_VERSION)
-        self.graph.opset_imports[DOMAIN] = OPSET_VERSION
-        for domain, version in function.opset_imports.items():
-            self.graph.opset_imports.setdefault(domain, version)
 
     def packed(self, source: str, quantized: QuantizedWeight) -> tuple[dict[str, ir.Value], int]:
         """Add the initializers of a quantized value; return them by input name, and their bytes."""

@@ -73,6 +73,9 @@ def _check_node(model: ir.Model, node: ir.Node) -> None:
         subspaces = node.attributes.get_ints(f"subspaces_{side}", ())
         if kind == "fusion" and (len(subspaces) != 3 or subspaces[0] * subspaces[1] != vectors):
             raise _defect(str(node.name), f"subspaces_{side} {subspaces} are not of {vectors}")
+    splits = node.attributes.get_ints("splits", ()) or (dim_out,)
+    if sum(splits) != dim_out or len(splits) != len(node.outputs):
+        raise _defect(str(node.name), f"splits {splits} of {dim_out}, {len(node.outputs)} outputs")
     for name, shape in expected.items():
         value = named.get(name)
         tensor = value.const_value if value is not None else None

@@ -10,6 +10,8 @@ model that it goes into.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
 from fqonnx.runtime_ops.code_nodes import dequantized, packed_matmul
@@ -24,14 +26,16 @@ def build_function(spec: FrameOpSpec, opset_version: int) -> ir.Function:
     inputs = [ir.Value(name=name) for name in spec.input_names()]
     values = dict(zip(spec.input_names(), inputs, strict=True))
     build = _frame_matmul if spec.op_type == "FrameMatMul" else _frame_dequant
-    output = build(recorder, values, spec)
+    outputs = build(recorder, values, spec)
     opsets = {"": opset_version}
     if spec.contrib and spec.op_type == "FrameMatMul":
         opsets["com.microsoft"] = 1
     nodes = recorder.tape.nodes
     for i, node in enumerate(nodes):  # inlined names must not meet those of a model
-        node.name = node.outputs[0].name = f"fqonnx_{spec.op_type}_{i}"
-    graph = ir.Graph(inputs, [output], nodes=nodes, opset_imports=opsets, name=spec.op_type)
+        node.name = f"fqonnx_{spec.op_type}_{i}"
+        for k, output in enumerate(node.outputs):
+            output.name = f"{node.name}_{k}" if k else node.name
+    graph = ir.Graph(inputs, outputs, nodes=nodes, opset_imports=opsets, name=spec.op_type)
     return ir.Function(
         DOMAIN,
         spec.op_type,
@@ -41,18 +45,24 @@ def build_function(spec: FrameOpSpec, opset_version: int) -> ir.Function:
     )
 
 
-def _frame_matmul(tape: Recorder, values: dict[str, ir.Value], spec: FrameOpSpec) -> ir.Value:
+def _frame_matmul(
+    tape: Recorder, values: dict[str, ir.Value], spec: FrameOpSpec
+) -> Sequence[ir.Value]:
     x = analysis(tape, values["X"], spec.frame_in, values["signs_in"])
     if spec.contrib:
         y = packed_matmul(tape, x, values, spec)
     else:
         y = tape.op("MatMul", x, tape.op("Transpose", dequantized(tape, values, spec)))
     y = synthesis(tape, y, spec.frame_out, values["signs_out"])
-    return tape.op("Add", y, values["bias"]) if spec.has_bias else y
+    if spec.has_bias:
+        y = tape.op("Add", y, values["bias"])
+    return tape.split(y, spec.splits) if spec.splits else [y]
 
 
-def _frame_dequant(tape: Recorder, values: dict[str, ir.Value], spec: FrameOpSpec) -> ir.Value:
+def _frame_dequant(
+    tape: Recorder, values: dict[str, ir.Value], spec: FrameOpSpec
+) -> Sequence[ir.Value]:
     coeffs = dequantized(tape, values, spec)
     columns = synthesis(tape, coeffs, spec.frame_in, values["signs_in"])
     weight = tape.op("Transpose", columns)
-    return synthesis(tape, weight, spec.frame_out, values["signs_out"])
+    return [synthesis(tape, weight, spec.frame_out, values["signs_out"])]

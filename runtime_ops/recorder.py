@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import ArrayLike
@@ -49,6 +51,12 @@ class Recorder:
     def permute(self, x: ir.Value, *axes: int) -> ir.Value:
         """Record a Transpose."""
         return self.tape.op("Transpose", [x], {"perm": list(axes)})
+
+    def split(self, x: ir.Value, sizes: Sequence[int]) -> Sequence[ir.Value]:
+        """Record a cut of the last axis."""
+        return self.tape.op_multi_out(
+            "Split", [x, self.ints(*sizes)], {"axis": -1}, num_outputs=len(sizes)
+        )
 
     def unpack(self, packed: ir.Value, bits: int) -> ir.Value:
         """Return all fields of ``bits`` bits, lowest first, as one int32 vector."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import onnx_ir as ir
 
+from fqonnx.config import FrameKind
 from fqonnx.frames import FrameSpec
 from fqonnx.packing import GROUP_SIZE, LAYOUT_VERSION
 
@@ -14,6 +15,12 @@ DOMAIN = "fqonnx"
 OPSET_VERSION = 1
 
 OpType = Literal["FrameMatMul", "FrameDequant"]
+
+_PACKED = ("codes", "scales", "zero_points", "signs_in", "signs_out")
+_INPUTS: dict[OpType, tuple[str, ...]] = {
+    "FrameMatMul": ("X", *_PACKED, "bias"),
+    "FrameDequant": _PACKED,
+}
 
 
 @dataclass(frozen=True)
@@ -32,11 +39,13 @@ class FrameOpSpec:
         dtype: Type of X and Y, or of W.
         has_bias: Whether the input ``bias`` is there (`FrameMatMul` only).
         has_zero_points: Whether the input ``zero_points`` is there.
+        splits: Columns of each output of a `FrameMatMul` that holds several weights of one input;
+            empty for one output of dim_out.
         contrib: Whether the body may use ``com.microsoft`` operators, which round activations to
             int8, and a kernel may round as they do.
 
     Raises:
-        ValueError: ``group_size`` is not one of layout 1.
+        ValueError: ``group_size`` is not one of layout 1, or ``splits`` do not cut dim_out.
     """
 
     op_type: OpType
@@ -48,11 +57,42 @@ class FrameOpSpec:
     dtype: ir.DataType = ir.DataType.FLOAT
     has_bias: bool = False
     has_zero_points: bool = False
+    splits: tuple[int, ...] = ()
     contrib: bool = True
 
     def __post_init__(self) -> None:
         if self.group_size not in (None, GROUP_SIZE):
             raise ValueError(f"group_size is None or {GROUP_SIZE}, not {self.group_size}")
+        if self.splits and (
+            sum(self.splits) != self.frame_out.dim or self.frame_out.kind != "identity"
+        ):
+            raise ValueError(f"splits {self.splits} of {self.frame_out.dim} outputs")
+
+    @classmethod
+    def of_node(cls, node: ir.Node) -> FrameOpSpec:
+        """Return the spec of a node as `fqonnx compile` writes them.
+
+        Raises:
+            ValueError: The node is of no such operator, or its attributes are of no spec.
+        """
+        attributes, dtype = node.attributes, node.outputs[0].dtype
+        if node.domain != DOMAIN or dtype is None:
+            raise ValueError(f"{node.name!r} is no node of the domain {DOMAIN}, or has no type")
+        op_type = cast(OpType, node.op_type)
+        given = dict(zip(_INPUTS[op_type], node.inputs, strict=False))
+        return cls(
+            op_type=op_type,
+            frame_in=_frame_of(node, "in"),
+            frame_out=_frame_of(node, "out"),
+            bits=attributes.get_int("bits", 0),
+            block_size=attributes.get_int("block_size", 0),
+            group_size=attributes.get_int("group_size", 0) or None,
+            dtype=dtype,
+            has_bias=given.get("bias") is not None,
+            has_zero_points=given.get("zero_points") is not None,
+            splits=tuple(attributes.get_ints("splits", ())),
+            contrib=attributes.get_string("accuracy", "fast") == "fast",
+        )
 
     @property
     def groups(self) -> int:
@@ -72,6 +112,7 @@ class FrameOpSpec:
         ]
         parts += [f"group{self.group_size}"] * (self.group_size is not None)
         parts += ["zp"] * self.has_zero_points + ["bias"] * self.has_bias
+        parts += ["split" + "x".join(map(str, self.splits))] * bool(self.splits)
         parts += ["onnx"] * (not self.contrib)
         return "_".join(parts)
 
@@ -98,12 +139,24 @@ class FrameOpSpec:
             attributes["dtype"] = int(self.dtype)
         else:
             attributes["accuracy"] = "fast" if self.contrib else "exact"
+        if self.splits:
+            attributes["splits"] = self.splits
         return attributes
 
     def input_names(self) -> tuple[str, ...]:
         """Return the formal inputs, optional ones included: absent ones are empty in a node."""
-        packed = ("codes", "scales", "zero_points", "signs_in", "signs_out")
-        return ("X", *packed, "bias") if self.op_type == "FrameMatMul" else packed
+        return _INPUTS[self.op_type]
+
+
+def _frame_of(node: ir.Node, side: str) -> FrameSpec:
+    attributes = node.attributes
+    subspaces = attributes.get_ints(f"subspaces_{side}")
+    return FrameSpec(
+        cast(FrameKind, attributes.get_string(f"frame_{side}", "")),
+        attributes.get_int(f"dim_{side}", 0),
+        attributes.get_int(f"num_vectors_{side}", 0),
+        None if subspaces is None else cast(tuple[int, int, int], tuple(subspaces)),
+    )
 
 
 def _frame_name(frame: FrameSpec) -> str:

@@ -37,6 +37,7 @@ class Case:
     bias: bool = False
     zero_points: bool = False
     group_size: int | None = None
+    splits: tuple[int, ...] = ()
     batch: tuple[int, ...] = (3, 5)
 
     def __str__(self) -> str:
@@ -44,6 +45,7 @@ class Case:
         parts = [f"{frame.kind}{frame.num_vectors}of{frame.dim}" for frame in frames]
         parts += [f"{self.bits}bit", self.dtype.name]
         parts += [f"group{self.group_size}"] * (self.group_size is not None)
+        parts += ["split" + "x".join(map(str, self.splits))] * bool(self.splits)
         parts += ["bias"] * self.bias + ["zp"] * self.zero_points
         return "-".join([*parts, "batch" + "x".join(map(str, self.batch))])
 
@@ -68,6 +70,7 @@ class Case:
             dtype=self.dtype,
             has_bias=self.bias and op_type == "FrameMatMul",
             has_zero_points=self.zero_points,
+            splits=self.splits if op_type == "FrameMatMul" else (),
             contrib=contrib,
         )
 
@@ -123,7 +126,16 @@ def _cases() -> list[Case]:
         )
         for bits in (1, 2, 3, 4)
     ]
-    return one_side + pairs + grouped
+    split = [
+        drawn(frame_in, IdentityFrame(sum(splits)), bits, splits=splits)
+        for frame_in, splits in (
+            (hadamard(100), (33, 1, 7)),
+            (IdentityFrame(33), (24,)),
+            (WIDE_TETRIS, (16, 16, 130)),
+        )
+        for bits in (1, 2, 3, 4)
+    ]
+    return one_side + pairs + grouped + split
 
 
 UNIFORM = FusionFrame.create(48, 1.1)  # its blocks are equal
@@ -167,16 +179,23 @@ def build_model(spec: FrameOpSpec, arrays: Arrays, rank: int, opset: int = 20) -
             inputs.append(None)
         else:
             inputs.append(tape.initializer(ir.tensor(array, name=name)))
+    sizes = spec.splits or (spec.frame_out.dim,)
     # A node may end in absent inputs, and ONNX's evaluator wants to see them.
-    y = tape.op(spec.op_type, inputs, spec.attributes(), domain=DOMAIN, overload=spec.overload)
-    y.name, y.type = "y", ir.TensorType(spec.dtype)
-    if spec.op_type == "FrameMatMul":
-        y.shape = ir.Shape([*x.shape[:-1], spec.frame_out.dim])
-    else:
-        y.shape = ir.Shape([spec.frame_in.dim, spec.frame_out.dim])
+    outputs = tape.op_multi_out(
+        spec.op_type,
+        inputs,
+        spec.attributes(),
+        num_outputs=len(sizes),
+        domain=DOMAIN,
+        overload=spec.overload,
+    )
+    batch = x.shape[:-1] if spec.op_type == "FrameMatMul" else (spec.frame_in.dim,)
+    for i, (y, size) in enumerate(zip(outputs, sizes, strict=True)):
+        y.name, y.type = f"y{i}", ir.TensorType(spec.dtype)
+        y.shape = ir.Shape([*batch, size])
     graph = ir.Graph(
         [x] if spec.op_type == "FrameMatMul" else [],
-        [y],
+        outputs,
         nodes=tape.nodes,
         initializers=tape.initializers,
         opset_imports={"": opset, DOMAIN: 1, "com.microsoft": 1},
@@ -189,8 +208,13 @@ def build_model(spec: FrameOpSpec, arrays: Arrays, rank: int, opset: int = 20) -
 def run_onnxruntime(
     model: onnx.ModelProto, *, save_as: Path | None = None, native: bool = False, **x: Any
 ) -> Any:
-    """Return the one output; ``native`` registers the library of operators."""
-    return make_session(model, save_as=save_as, native=native).run(None, x)[0]
+    """Return the output; ``native`` registers the library of operators."""
+    return joined(make_session(model, save_as=save_as, native=native).run(None, x))
+
+
+def joined(outputs: Any) -> Any:
+    """Return the outputs of a node side by side."""
+    return outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=-1)
 
 
 def make_session(

@@ -217,6 +217,21 @@ def test_every_frame_has_its_own_signs_and_the_seed_decides_them() -> None:
     assert len({frame[:32] for frame in signs[0]}) == len(signs[0])
 
 
+def test_layers_of_one_input_share_their_signs() -> None:
+    model = model_from_text(
+        f"""{HEADER} g (float[N, 64] x) => (float[N, 48] y, float[N, 32] z, float[N, 64] u) {{
+            y = MatMul(x, w) z = MatMul(x, v) a = Relu(x) u = MatMul(a, t)
+        }}""",
+        w=draw(64, 48),
+        v=draw(64, 32, seed=2),
+        t=draw(64, 64, seed=3),
+    )
+    result = quantize(model, CompileConfig(), None)
+    y, z, u = (replacement.quantized.frame_in.signs for replacement in result.replacements)
+    assert torch.equal(y, z)
+    assert not torch.equal(y, u)
+
+
 @pytest.mark.parametrize(
     "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 1 bytes")]
 )

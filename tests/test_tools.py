@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import subprocess
 import sys
@@ -14,6 +13,8 @@ import pytest
 
 import docstrings
 import feedback
+import layers
+import matmul as bench
 import mnist
 import redundancy
 import sigma_delta
@@ -88,17 +89,22 @@ def test_networks_on_mnist_learn_and_are_judged(name: str, tmp_path: Path) -> No
 
 
 def test_benchmark_models_take_the_same_input() -> None:
-    spec = importlib.util.spec_from_file_location("bench_matmul", TOOLS / "bench" / "matmul.py")
-    assert spec is not None
-    assert spec.loader is not None
-    bench = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bench)
     sessions = {
-        "float32": bench.session(bench.float_model(64, 48), 1),
-        "2-bit": bench.session(bench.frame_model(64, 48, 2), 1),
+        "float32": bench.session(layers.float_model(64, 48), 1),
+        "2-bit": bench.session(layers.frame_model(64, 48, 2), 1),
+        "MatMulNBits": bench.session(layers.product_model(64, 48, 2), 1),
     }
     x = np.ones((3, 64), np.float32)
     assert {s.run(None, {"x": x})[0].shape for s in sessions.values()} == {(3, 48)}
     times = bench.median_us(sessions, x)
-    assert set(times) == {"float32", "2-bit"}
+    assert set(times) == set(sessions)
     assert all(time > 0 for time in times.values())
+
+
+def test_benchmark_merges_layers() -> None:
+    several, one = layers.frame_model(64, 48, 2, layers=3), layers.merged_model(64, 48, 2, 3)
+    assert (len(several.graph), len(one.graph)) == (3, 1)
+    x = np.ones((3, 64), np.float32)
+    found = [bench.session(model, 1).run(None, {"x": x}) for model in (several, one)]
+    for separate, merged in zip(*found, strict=True):
+        np.testing.assert_array_equal(separate, merged)

@@ -13,6 +13,7 @@ from rich.table import Column, Table
 from fqonnx.cli.console import console, megabytes, print_kept
 from fqonnx.model_file import file_bytes, load_model
 from fqonnx.passes import FoldWeightsPass, NormalizeLinearPass, SelectWeightsPass
+from fqonnx.passes.merge_frame_matmuls import merged_layers
 from fqonnx.passes.select_weights import layer_name
 from fqonnx.report import LayerReport
 from fqonnx.runtime_ops import DOMAIN
@@ -66,11 +67,10 @@ def _is_bias(node: ir.Node) -> bool:
 
 def _compiled_table(nodes: list[ir.Node]) -> Table:
     table = Table(_name_column(), "frames", "in × out", "bits", "redundancy", "bits/weight")
-    table.title = f"{len(nodes)} quantized layers"
     taken: set[str] = set()
     for node in nodes:
-        name = layer_name(node, taken)
-        taken.add(name)
+        names = merged_layers(node) or [layer_name(node, taken)]
+        taken.update(names)
         dim_in, dim_out, vectors_in, vectors_out = (
             node.attributes.get_int(name, 0)
             for name in ("dim_in", "dim_out", "num_vectors_in", "num_vectors_out")
@@ -80,12 +80,15 @@ def _compiled_table(nodes: list[ir.Node]) -> Table:
         inputs = node.inputs if node.op_type == "FrameDequant" else node.inputs[1:6]
         packed = [v.const_value for v in inputs if v is not None]
         stored = sum(tensor.nbytes for tensor in packed if tensor is not None)
-        table.add_row(
-            escape(name),
-            " × ".join(frames) if frames[1] != "identity" else frames[0],
-            f"{dim_in} × {dim_out}",
-            str(node.attributes.get_int("bits", 0)),
-            f"{vectors_in * vectors_out / (dim_in * dim_out):.3f}",
-            f"{stored * 8 / (dim_in * dim_out):.3f}",
-        )
+        splits = node.attributes.get_ints("splits", ()) or (dim_out,)
+        for name, size in zip(names, splits, strict=True):
+            table.add_row(
+                escape(name),
+                " × ".join(frames) if frames[1] != "identity" else frames[0],
+                f"{dim_in} × {size}",
+                str(node.attributes.get_int("bits", 0)),
+                f"{vectors_in * vectors_out / (dim_in * dim_out):.3f}",
+                f"{stored * 8 / (dim_in * dim_out):.3f}",
+            )
+    table.title = f"{len(taken)} quantized layers in {len(nodes)} operators"
     return table

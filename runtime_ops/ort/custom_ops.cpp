@@ -44,6 +44,7 @@ Attributes read_attributes(const NodeInfo& node) {
   attributes.block_size = node.integer("block_size");
   attributes.group_size = node.integer("group_size");
   attributes.accuracy = read_accuracy(node);
+  attributes.splits = node.integers("splits");
   return attributes;
 }
 
@@ -63,13 +64,22 @@ class Node {
     }
     size_t rows = 1;
     for (size_t i = 0; i + 1 < shape.size(); ++i) rows *= size_t(shape[i]);
-    shape.back() = int64_t(dim_out);
     const PackedInputs packed = read_packed(run, 1);
     const OrtValue* bias = run.input(1 + kPackedInputs);
     if (bias != nullptr) expect(run, bias, {dim_out}, "bias");
+    const std::vector<size_t>& splits = operator_.splits();
+    if (run.output_count() != splits.size()) {
+      throw std::invalid_argument("it has " + std::to_string(run.output_count()) +
+                                  " outputs, expected " + std::to_string(splits.size()));
+    }
+    std::vector<Element*> outputs;
+    for (const size_t columns : splits) {
+      shape.back() = int64_t(columns);
+      outputs.push_back(run.output<Element>(outputs.size(), shape));
+    }
     SessionThreads threads(api_, context);
     operator_.matmul(run.data<Element>(run.input(0)), rows, packed,
-                     bias ? run.data<Element>(bias) : nullptr, run.output<Element>(shape), threads);
+                     bias ? run.data<Element>(bias) : nullptr, outputs, threads);
   }
 
   template <class Element>
@@ -78,7 +88,7 @@ class Node {
     const size_t dim_in = operator_.frame_in().dim(), dim_out = operator_.frame_out().dim();
     SessionThreads threads(api_, context);
     operator_.dequantize(read_packed(run, 0),
-                         run.output<Element>({int64_t(dim_in), int64_t(dim_out)}), threads);
+                         run.output<Element>(0, {int64_t(dim_in), int64_t(dim_out)}), threads);
   }
 
   // Runs `compute`, whose exceptions become a status that names the node.
@@ -188,6 +198,9 @@ struct FrameMatMulOp : CustomOp {
       return optional_from(index, 1 + kZeroPoints);
     };
     GetOutputType = [](const OrtCustomOp*, size_t) { return type; };
+    GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_VARIADIC; };
+    GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 1; };
+    GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 1; };
     KernelComputeV2 = [](void* kernel, OrtKernelContext* context) {
       const Node& node = *static_cast<const Node*>(kernel);
       return node.guard([&] { node.matmul<ElementOf<type>>(context); });

@@ -54,9 +54,14 @@ class NodeInfo {
     return otherwise;
   }
 
+  // Empty where the attribute is absent.
   std::vector<int64_t> integers(const char* attribute) const {
     size_t size = 0;
-    check(api_, api_.KernelInfoGetAttributeArray_int64(info_, attribute, nullptr, &size));
+    OrtStatus* status = api_.KernelInfoGetAttributeArray_int64(info_, attribute, nullptr, &size);
+    if (status != nullptr) {
+      api_.ReleaseStatus(status);
+      return {};
+    }
     std::vector<int64_t> values(size);
     check(api_, api_.KernelInfoGetAttributeArray_int64(info_, attribute, values.data(), &size));
     return values;
@@ -113,10 +118,16 @@ class RunContext {
     return static_cast<const Element*>(data);
   }
 
+  size_t output_count() const {
+    size_t count = 0;
+    check(api_, api_.KernelContext_GetOutputCount(context_, &count));
+    return count;
+  }
+
   template <class Element>
-  Element* output(const std::vector<int64_t>& shape) const {
+  Element* output(size_t index, const std::vector<int64_t>& shape) const {
     OrtValue* value;
-    check(api_, api_.KernelContext_GetOutput(context_, 0, shape.data(), shape.size(), &value));
+    check(api_, api_.KernelContext_GetOutput(context_, index, shape.data(), shape.size(), &value));
     void* data;
     check(api_, api_.GetTensorMutableData(value, &data));
     return static_cast<Element*>(data);

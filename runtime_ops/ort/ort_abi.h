@@ -25,7 +25,11 @@ struct OrtCustomOp;
 enum OrtErrorCode { ORT_FAIL = 1, ORT_INVALID_ARGUMENT = 2 };
 enum OrtOpAttrType { ORT_OP_ATTR_INT = 1 };
 enum OrtMemType { OrtMemTypeDefault = 0 };
-enum OrtCustomOpInputOutputCharacteristic { INPUT_OUTPUT_REQUIRED = 0, INPUT_OUTPUT_OPTIONAL = 1 };
+enum OrtCustomOpInputOutputCharacteristic {
+  INPUT_OUTPUT_REQUIRED = 0,
+  INPUT_OUTPUT_OPTIONAL = 1,
+  INPUT_OUTPUT_VARIADIC = 2,
+};
 enum ONNXTensorElementDataType {
   ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT = 1,
   ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 = 2,
@@ -59,7 +63,7 @@ struct OrtApi {
   OrtStatus* (*KernelInfoGetAttribute_string)(const OrtKernelInfo* info, const char* name,
                                               char* out, size_t* size);
   OrtStatus* (*KernelContext_GetInputCount)(const OrtKernelContext* context, size_t* out);
-  void* _89[1];
+  OrtStatus* (*KernelContext_GetOutputCount)(const OrtKernelContext* context, size_t* out);
   OrtStatus* (*KernelContext_GetInput)(const OrtKernelContext* context, size_t index,
                                        const OrtValue** out);
   OrtStatus* (*KernelContext_GetOutput)(OrtKernelContext* context, size_t index,

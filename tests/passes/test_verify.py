@@ -118,6 +118,13 @@ def test_lost_output_is_found() -> None:
     assert "inputs or outputs" in rejected(model, signature)
 
 
+@pytest.mark.parametrize("splits", [(39,), (20, 20)])
+def test_splits_that_do_not_fit_are_found(splits: tuple[int, ...]) -> None:
+    model, signature = compiled()
+    model.graph[0].attributes["splits"] = ir.AttrInt64s("splits", splits)
+    assert "of 40, 1 outputs" in rejected(model, signature)
+
+
 def test_missing_function_is_found() -> None:
     model, signature = compiled()
     model.functions.clear()

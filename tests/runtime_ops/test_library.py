@@ -211,6 +211,26 @@ def test_impossible_fusion_frame_is_an_error(subspaces: tuple[int, ...]) -> None
         run_native(model, x=case.x())
 
 
+@pytest.mark.parametrize("splits", [(24, 1), (23,), (24, 24), (0, 24), (-1, 25), (2**62, 24)])
+def test_splits_that_do_not_cut_the_outputs_are_an_error(splits: tuple[int, ...]) -> None:
+    case = Case(hadamard(200), IdentityFrame(24), 2, splits=(8, 16), batch=(2,))
+    model = build_model(case.spec("FrameMatMul", contrib=True), case.arrays(), 2)
+    (attribute,) = (a for a in model.graph.node[0].attribute if a.name == "splits")
+    del attribute.ints[:]
+    attribute.ints.extend(splits)
+    with pytest.raises(Exception, match="splits must be positive, sum to dim_out"):
+        run_native(model, x=case.x())
+
+
+def test_more_outputs_than_splits_are_an_error() -> None:
+    case = Case(hadamard(200), IdentityFrame(24), 2, splits=(8, 16), batch=(2,))
+    model = build_model(case.spec("FrameMatMul", contrib=True), case.arrays(), 2)
+    (attribute,) = (a for a in model.graph.node[0].attribute if a.name == "splits")
+    model.graph.node[0].attribute.remove(attribute)
+    with pytest.raises(Exception, match="has 2 outputs, expected 1"):
+        run_native(model, x=case.x())
+
+
 @pytest.mark.parametrize("name", ["codes", "scales", "zero_points", "signs_in", "bias"])
 def test_input_of_another_shape_is_an_error(name: str) -> None:
     case = Case(hadamard(200), IdentityFrame(24), 2, bias=True, zero_points=True, batch=(2,))

@@ -54,6 +54,7 @@ CHANGES: dict[str, list[Any]] = {
     "has_bias": [True],
     "has_zero_points": [True],
     "contrib": [False],
+    "splits": [(32,), (16, 16), (8, 24), (24, 8), (8, 8, 16)],
 }
 
 
@@ -61,6 +62,8 @@ def changed_specs() -> list[FrameOpSpec]:
     """Return the spec with one or two of its fields changed, in every way of `CHANGES`."""
     single = [(name, value) for name, values in CHANGES.items() for value in values]
     pairs = [pair for pair in itertools.combinations(single, 2) if pair[0][0] != pair[1][0]]
+    # Splits cut the outputs of just one frame.
+    pairs = [pair for pair in pairs if {name for name, _ in pair} != {"frame_out", "splits"}]
     return [
         SPEC,
         *(dataclasses.replace(SPEC, **{name: value}) for name, value in single),
@@ -80,6 +83,28 @@ def test_different_specs_have_different_overloads() -> None:
     specs = changed_specs()
     assert len(set(specs)) == len(specs)
     assert len({spec.overload for spec in specs}) == len(specs)
+
+
+@pytest.mark.parametrize("op_type", ["FrameMatMul", "FrameDequant"])
+def test_node_tells_its_spec(op_type: Any) -> None:
+    specs = changed_specs() if op_type == "FrameMatMul" else [SPEC, FUSION]
+    for spec in (dataclasses.replace(spec, op_type=op_type) for spec in specs):
+        absent = {"bias": spec.has_bias, "zero_points": spec.has_zero_points}
+        inputs = [ir.Value(name=n) if absent.get(n, True) else None for n in spec.input_names()]
+        node = ir.node(op_type, inputs, spec.attributes(), domain=DOMAIN)
+        node.outputs[0].dtype = spec.dtype
+        assert FrameOpSpec.of_node(node) == spec
+
+
+def test_node_of_another_domain_has_no_spec() -> None:
+    with pytest.raises(ValueError, match="no node of the domain fqonnx"):
+        FrameOpSpec.of_node(ir.node("MatMul", [], name="layer"))
+
+
+@pytest.mark.parametrize("splits", [(31,), (16, 17)])
+def test_splits_cut_all_outputs(splits: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="of 32 outputs"):
+        dataclasses.replace(SPEC, splits=splits)
 
 
 def test_equal_specs_have_equal_overloads() -> None:

@@ -15,11 +15,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
-from onnx_ir.tape import Tape
 
-from fqonnx.frames import HadamardFrame, IdentityFrame
-from fqonnx.packing import choose_block_size, pack_signs
-from fqonnx.runtime_ops import FrameOpSpec, build_function, register
+from fqonnx.runtime_ops import register
+from layers import float_model, frame_model, merged_model, product_model
 
 PAGE = """\
 # Speed of one layer
@@ -30,81 +28,33 @@ and by our native library, fast (activations rounded to int8) and exact (24 bits
 row run in one process, in turns; times are medians in µs, and in brackets stands how many times
 faster than float32 that is.
 
-The last two columns are ONNX Runtime's own `MatMulNBits` without a frame. At few rows float32 waits
-for memory, and its time is the memory bandwidth that the machine has at that moment: on a shared
-one the ratio at one row moves by a third from run to run, while the times of the packed layers
-hardly do. The packed weights of this benchmark fit into the last-level cache, the float32 ones of
-the larger shapes do not.
+"of which transform" is the time of the 2-bit layer with 16 outputs: frame transform, rounding to
+int8, and what ONNX Runtime takes to call an operator. The last two columns are ONNX Runtime's own
+`MatMulNBits` without a frame. At few rows float32 waits for memory, and its time is the memory
+bandwidth that the machine has at that moment: on a shared one the ratio at one row moves by a third
+from run to run, while the times of the packed layers hardly do. The packed weights of this
+benchmark fit into the last-level cache, the float32 ones of the larger shapes do not.
 
     make bench
 
 """
+MERGED = """
+## Layers of one input
+
+Layers that read one input (query, key and value; gate and up) become one `FrameMatMul` of several
+outputs. Here is what that saves: time in µs for all of them at 2 bits as nodes of their own and as
+one node, in brackets how many times faster that is.
+
+| layers | rows of x | body, several | body, one | library, several | library, one |
+|---|---|---|---|---|---|
+"""
+SHARED = ((3, 384, 384), (3, 768, 768), (3, 4096, 4096), (2, 4096, 11008))  # how many of a size
 SHAPES = ((4096, 4096), (4096, 11008), (11008, 4096), (768, 3072))
 BATCHES = (1, 4, 16, 64, 256)
 BITS = (2, 3, 4)
-OPSET = 20
+MERGED_BATCHES = (1, 16, 128)
+TRANSFORM = "of which transform"
 WARM_UP, RUNS = 5, 12
-
-
-def float_model(dim_in: int, dim_out: int) -> ir.Model:
-    weight = np.random.default_rng(0).standard_normal((dim_in, dim_out), np.float32)
-    tape = Tape()
-    x = activation("x", dim_in)
-    y = tape.op("MatMul", [x, tape.initializer(ir.tensor(weight, name="weight"))])
-    return model(tape, x, y, dim_out, {"": OPSET}, [])
-
-
-def frame_model(dim_in: int, dim_out: int, bits: int, *, contrib: bool = True) -> ir.Model:
-    """One FrameMatMul with random codes: time does not depend on their values."""
-    frame = HadamardFrame.create(dim_in)
-    block_size = choose_block_size(frame.num_vectors)
-    frame_out = IdentityFrame(dim_out).spec
-    spec = FrameOpSpec("FrameMatMul", frame.spec, frame_out, bits, block_size, contrib=contrib)
-    blocks = -(-frame.num_vectors // block_size)
-    rng = np.random.default_rng(0)
-    codes = rng.integers(0, 256, (dim_out, blocks, block_size * bits // 8), np.uint8)
-    packed = {
-        "codes": codes,
-        "scales": np.ones((dim_out, 1), np.float16),
-        "signs_in": pack_signs(frame.signs.numpy()),
-    }
-    tape = Tape()
-    x = activation("x", dim_in)
-    values = {n: tape.initializer(ir.tensor(a, name=n)) for n, a in packed.items()}
-    inputs = [x, values["codes"], values["scales"], None, values["signs_in"]]
-    y = tape.op("FrameMatMul", inputs, spec.attributes(), domain="fqonnx", overload=spec.overload)
-    opsets = {"": OPSET, "fqonnx": 1, "com.microsoft": 1}
-    return model(tape, x, y, dim_out, opsets, [build_function(spec, OPSET)])
-
-
-def product_model(dim_in: int, dim_out: int, bits: int) -> ir.Model:
-    """ONNX Runtime's own product alone, which no body around it can beat."""
-    blocks = -(-dim_in // 128)
-    codes = np.random.default_rng(0).integers(0, 256, (dim_out, blocks, 16 * bits), np.uint8)
-    tape = Tape()
-    x = activation("x", dim_in)
-    packed = tape.initializer(ir.tensor(codes, name="codes"))
-    scales = tape.initializer(ir.tensor(np.ones((dim_out, blocks), np.float32), name="scales"))
-    attributes = {"K": dim_in, "N": dim_out, "bits": bits, "block_size": 128, "accuracy_level": 4}
-    y = tape.op("MatMulNBits", [x, packed, scales], attributes, domain="com.microsoft")
-    return model(tape, x, y, dim_out, {"": OPSET, "com.microsoft": 1}, [])
-
-
-def activation(name: str, dim: int) -> ir.Value:
-    return ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(["m", dim]))
-
-
-def model(tape, x, y, dim_out, opsets, functions) -> ir.Model:
-    y.name, y.dtype, y.shape = "y", ir.DataType.FLOAT, ir.Shape(["m", dim_out])
-    graph = ir.Graph(
-        [x],
-        [y],
-        nodes=tape.nodes,
-        initializers=tape.initializers,
-        opset_imports=opsets,
-        name="layer",
-    )
-    return ir.Model(graph, ir_version=10, functions=functions)
 
 
 def session(content: ir.Model, threads: int, *, library: bool = False) -> ort.InferenceSession:
@@ -146,8 +96,36 @@ def table(threads: int) -> str:
         for rows in BATCHES:
             x = np.random.default_rng(1).standard_normal((rows, dim_in), np.float32)
             times = median_us(sessions, x)
-            cells = [f"{times[n]:.0f} ({times['float32'] / times[n]:.1f}×)" for n in names]
+            cells = [cell(name, times) for name in names]
             row = [f"{dim_in} × {dim_out}", str(rows), f"{times['float32']:.0f}", *cells]
+            lines.append("| " + " | ".join(row) + " |")
+            print(lines[-1], flush=True)
+    return "\n".join(lines) + "\n"
+
+
+def cell(name: str, times: dict[str, float]) -> str:
+    if name == TRANSFORM:
+        return f"{times[name]:.0f}"
+    return f"{times[name]:.0f} ({times['float32'] / times[name]:.1f}×)"
+
+
+def merged_table(threads: int) -> str:
+    lines = []
+    for layers, dim_in, dim_out in SHARED:
+        several = frame_model(dim_in, dim_out, 2, layers=layers)
+        one = merged_model(dim_in, dim_out, 2, layers)
+        sessions = {
+            f"{kind}, {name}": session(content, threads, library=kind == "library")
+            for kind in ("body", "library")
+            for name, content in (("several", several), ("one", one))
+        }
+        for rows in MERGED_BATCHES:
+            x = np.random.default_rng(1).standard_normal((rows, dim_in), np.float32)
+            times = median_us(sessions, x)
+            row = [f"{layers} of {dim_in} × {dim_out}", str(rows)]
+            for kind in ("body", "library"):
+                slow, fast = times[f"{kind}, several"], times[f"{kind}, one"]
+                row += [f"{slow:.0f}", f"{fast:.0f} ({slow / fast:.2f}×)"]
             lines.append("| " + " | ".join(row) + " |")
             print(lines[-1], flush=True)
     return "\n".join(lines) + "\n"
@@ -164,6 +142,7 @@ def candidates(dim_in: int, dim_out: int, threads: int) -> dict[str, ort.Inferen
         found[f"library, {bits}-bit"] = session(layer, threads, library=True)
     exact = frame_model(dim_in, dim_out, 2, contrib=False)
     found["library, 2-bit exact"] = session(exact, threads, library=True)
+    found[TRANSFORM] = session(frame_model(dim_in, 16, 2), threads, library=True)
     for bits in (2, 4):
         product = product_model(dim_in, dim_out, bits)
         found[f"MatMulNBits, {bits}-bit"] = session(product, threads)
@@ -187,9 +166,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--markdown", type=Path, help="write the table here")
     arguments = parser.parse_args()
-    text = table(arguments.threads)
+    text = PAGE + table(arguments.threads) + MERGED + merged_table(arguments.threads)
     if arguments.markdown is not None:
-        arguments.markdown.write_text(PAGE + text, encoding="utf-8")
+        arguments.markdown.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

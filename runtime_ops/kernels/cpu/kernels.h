@@ -29,6 +29,15 @@ struct PackedWeight {
   FQONNX_INLINE size_t row_bytes() const {
     return (columns + block_size - 1) / block_size * (block_size * bits / 8);
   }
+  // The weight of the outputs first … first + count − 1.
+  PackedWeight part(size_t first, size_t count) const {
+    PackedWeight result = *this;
+    result.rows = count;
+    result.codes += first * row_bytes();
+    result.scales += first * groups();
+    if (zero_points) result.zero_points += first * groups();
+    return result;
+  }
   FQONNX_INLINE float offset(size_t row, size_t group) const {
     return zero_points ? zero_points[row * groups() + group] : ((1u << bits) - 1) * 0.5f;
   }

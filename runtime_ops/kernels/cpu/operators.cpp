@@ -31,6 +31,40 @@ void store(const Kernels&, const float* x, size_t size, float* out) {
 void store(const Kernels& kernels, const float* x, size_t size, uint16_t* out) {
   kernels.to_half(x, size, out);
 }
+
+// Outputs that lie together, and where their values go: (rows, weight.rows).
+struct Part {
+  PackedWeight weight;
+  float* y;
+};
+
+void multiply(const Kernels& kernels, const std::vector<Part>& parts, const Activations& x,
+              ThreadPool& pool) {
+  struct Task {
+    const Part* part;
+    size_t first, last;
+  };
+  const size_t step = x.direct ? kDirectOutputs : kernels.panel;
+  std::vector<Task> tasks;
+  for (const Part& part : parts) {
+    for (size_t first = 0; first < part.weight.rows; first += step) {
+      tasks.push_back({&part, first, std::min(first + step, part.weight.rows)});
+    }
+  }
+  if (x.direct) {
+    pool.run(tasks.size(), [&](size_t i) {
+      const auto& [part, first, last] = tasks[i];
+      kernels.multiply_direct(part->weight, x, first, last, part->y, part->weight.rows);
+    });
+  } else {
+    pool.run(tasks.size() * ((x.rows + kPanelRows - 1) / kPanelRows), [&](size_t i) {
+      const auto& [part, first, last] = tasks[i % tasks.size()];
+      const size_t row = i / tasks.size() * kPanelRows;
+      kernels.multiply_panels(part->weight, x, row, std::min(row + kPanelRows, x.rows), first, last,
+                              part->y, part->weight.rows);
+    });
+  }
+}
 }  // namespace
 
 FrameOperator::FrameOperator(const Attributes& a)
@@ -47,6 +81,17 @@ FrameOperator::FrameOperator(const Attributes& a)
   }
   if (a.group_size != 0 && a.group_size != 128) {
     refuse("group_size " + std::to_string(a.group_size) + ", expected 0 or 128");
+  }
+  int64_t rest = a.frame_out.dim;
+  for (const int64_t columns : a.splits) {
+    if (columns < 1 || columns > rest) break;
+    splits_.push_back(size_t(columns));
+    rest -= columns;
+  }
+  if (a.splits.empty()) {
+    splits_.push_back(frame_out_.dim());
+  } else if (rest != 0 || splits_.size() != a.splits.size() || !frame_out_.is_identity()) {
+    refuse("splits must be positive, sum to dim_out and have no frame_out");
   }
 }
 
@@ -69,7 +114,8 @@ PackedWeight FrameOperator::packed(const PackedInputs& inputs) const {
 
 template <class Element>
 void FrameOperator::matmul(const Element* x, size_t rows, const PackedInputs& inputs,
-                           const Element* bias, Element* y, ThreadPool& pool) const {
+                           const Element* bias, const std::vector<Element*>& outputs,
+                           ThreadPool& pool) const {
   if (rows == 0) return;
   const Kernels& kernels = fqonnx::kernels();
   const PackedWeight weight = packed(inputs);
@@ -101,39 +147,34 @@ void FrameOperator::matmul(const Element* x, size_t rows, const PackedInputs& in
     kernels.quantize(weight, from, row, activations);
   });
 
-  // Sums go straight to Y where they are its values.
-  float* product;
-  if constexpr (std::is_same_v<Element, float>) {
-    product = frame_out_.is_identity() ? y : coefficients.get<float>(rows * weight.rows);
+  // Sums go straight to the outputs where they are their values.
+  const bool direct = std::is_same_v<Element, float> && frame_out_.is_identity();
+  float* product = direct ? nullptr : coefficients.get<float>(rows * weight.rows);
+  std::vector<Part> parts;
+  if (direct) {
+    for (size_t i = 0, first = 0; i < splits_.size(); first += splits_[i++]) {
+      parts.push_back({weight.part(first, splits_[i]), reinterpret_cast<float*>(outputs[i])});
+    }
   } else {
-    product = coefficients.get<float>(rows * weight.rows);
+    parts.push_back({weight, product});
   }
-  if (activations.direct) {
-    pool.run((weight.rows + kDirectOutputs - 1) / kDirectOutputs, [&](size_t task) {
-      const size_t first = task * kDirectOutputs;
-      kernels.multiply_direct(weight, activations, first,
-                              std::min(first + kDirectOutputs, weight.rows), product, weight.rows);
-    });
-  } else {
-    const size_t across = (weight.rows + kernels.panel - 1) / kernels.panel;
-    pool.run(across * ((rows + kPanelRows - 1) / kPanelRows), [&](size_t task) {
-      const size_t row = task / across * kPanelRows, first = task % across * kernels.panel;
-      kernels.multiply_panels(weight, activations, row, std::min(row + kPanelRows, rows), first,
-                              std::min(first + kernels.panel, weight.rows), product, weight.rows);
-    });
-  }
+  multiply(kernels, parts, activations, pool);
 
-  if (reinterpret_cast<const void*>(product) == y && bias == nullptr) return;
+  if (direct && bias == nullptr) return;
   pool.run(rows, [&](size_t row) {
     thread_local Scratch scratch;
     float* buffer = scratch.get<float>(2 * dim_out + frame_out_.scratch_size());
-    float* out = product + row * weight.rows;
     if (!frame_out_.is_identity()) {
-      frame_out_.synthesise(kernels, out, inputs.signs_out, buffer, buffer + 2 * dim_out);
-      out = buffer;
+      frame_out_.synthesise(kernels, product + row * weight.rows, inputs.signs_out, buffer,
+                            buffer + 2 * dim_out);
     }
-    if (bias != nullptr) add_bias(kernels, out, bias, dim_out, buffer + dim_out);
-    store(kernels, out, dim_out, y + row * dim_out);
+    for (size_t i = 0, first = 0; i < splits_.size(); first += splits_[i++]) {
+      Element* y = outputs[i] + row * splits_[i];
+      float* out = frame_out_.is_identity() ? product + row * weight.rows + first : buffer + first;
+      if constexpr (std::is_same_v<Element, float>) out = direct ? y : out;
+      if (bias != nullptr) add_bias(kernels, out, bias + first, splits_[i], buffer + dim_out);
+      store(kernels, out, splits_[i], y);
+    }
   });
 }
 
@@ -165,10 +206,10 @@ void FrameOperator::dequantize(const PackedInputs& inputs, Element* out, ThreadP
   });
 }
 
-template void FrameOperator::matmul(const float*, size_t, const PackedInputs&, const float*, float*,
-                                    ThreadPool&) const;
+template void FrameOperator::matmul(const float*, size_t, const PackedInputs&, const float*,
+                                    const std::vector<float*>&, ThreadPool&) const;
 template void FrameOperator::matmul(const uint16_t*, size_t, const PackedInputs&, const uint16_t*,
-                                    uint16_t*, ThreadPool&) const;
+                                    const std::vector<uint16_t*>&, ThreadPool&) const;
 template void FrameOperator::dequantize(const PackedInputs&, float*, ThreadPool&) const;
 template void FrameOperator::dequantize(const PackedInputs&, uint16_t*, ThreadPool&) const;
 

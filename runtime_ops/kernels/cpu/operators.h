@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "frame.h"
 #include "kernels.h"
@@ -17,6 +18,7 @@ struct Attributes {
   FrameAttributes frame_in, frame_out;
   int64_t bits, block_size, group_size;
   Accuracy accuracy;
+  std::vector<int64_t> splits;  // columns of each output; empty: one of dim_out
 };
 
 // The packed inputs of a node; null where an optional one is absent.
@@ -39,11 +41,14 @@ class FrameOperator {
   size_t blocks() const;
   size_t block_bytes() const;
   size_t groups() const;
+  // Columns of each output of matmul.
+  const std::vector<size_t>& splits() const { return splits_; }
 
-  // Y (rows, dim_out) = (X·T_inᵀ)·Ĉ·T_out + bias. X, bias and Y are float32, or all float16.
+  // Y (rows, dim_out) = (X·T_inᵀ)·Ĉ·T_out + bias, cut into outputs (rows, splits[i]). X, bias and Y
+  // are float32, or all float16.
   template <class Element>
   void matmul(const Element* x, size_t rows, const PackedInputs& inputs, const Element* bias,
-              Element* y, ThreadPool& pool) const;
+              const std::vector<Element*>& outputs, ThreadPool& pool) const;
   // W (dim_in, dim_out) = T_inᵀ·Ĉ·T_out.
   template <class Element>
   void dequantize(const PackedInputs& inputs, Element* weight, ThreadPool& pool) const;
@@ -57,6 +62,7 @@ class FrameOperator {
   size_t block_size_;
   size_t group_size_;
   Accuracy accuracy_;
+  std::vector<size_t> splits_;
 };
 
 }  // namespace fqonnx
