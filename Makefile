@@ -39,7 +39,7 @@ sanitize: $(VENV)/.package
 		$(BIN)/pytest tests/runtime_ops/test_library.py
 
 bench: $(VENV)/.package
-	$(BIN)/python tools/bench/matmul.py --markdown docs/speed.md
+	$(BIN)/python tools/speed.py --markdown docs/speed.md
 
 quality: $(VENV)/.package
 	$(BIN)/python tools/quality.py

@@ -13,11 +13,11 @@ import pytest
 
 import docstrings
 import feedback
-import layers
-import matmul as bench
 import mnist
 import redundancy
 import sigma_delta
+from bench import layers
+from bench.timing import median_us, session
 from fqonnx import CompileConfig
 from support import shared_data
 
@@ -35,7 +35,7 @@ def test_sentences_are_many_and_always_the_same() -> None:
     "script",
     [
         *("architecture_table.py", "demo.py", "feedback.py", "quality.py", "redundancy.py"),
-        *("sigma_delta.py", "bench/matmul.py"),
+        *("sigma_delta.py", "speed.py"),
     ],
 )
 def test_scripts_say_what_they_do(script: str) -> None:
@@ -90,13 +90,13 @@ def test_networks_on_mnist_learn_and_are_judged(name: str, tmp_path: Path) -> No
 
 def test_benchmark_models_take_the_same_input() -> None:
     sessions = {
-        "float32": bench.session(layers.float_model(64, 48), 1),
-        "2-bit": bench.session(layers.frame_model(64, 48, 2), 1),
-        "MatMulNBits": bench.session(layers.product_model(64, 48, 2), 1),
+        "float32": session(layers.float_model(64, 48), 1),
+        "2-bit": session(layers.frame_model(64, 48, 2), 1),
+        "MatMulNBits": session(layers.product_model(64, 48, 2), 1),
     }
     x = np.ones((3, 64), np.float32)
     assert {s.run(None, {"x": x})[0].shape for s in sessions.values()} == {(3, 48)}
-    times = bench.median_us(sessions, x)
+    times = median_us(sessions, {"x": x})
     assert set(times) == set(sessions)
     assert all(time > 0 for time in times.values())
 
@@ -105,6 +105,6 @@ def test_benchmark_merges_layers() -> None:
     several, one = layers.frame_model(64, 48, 2, layers=3), layers.merged_model(64, 48, 2, 3)
     assert (len(several.graph), len(one.graph)) == (3, 1)
     x = np.ones((3, 64), np.float32)
-    found = [bench.session(model, 1).run(None, {"x": x}) for model in (several, one)]
+    found = [session(model, 1).run(None, {"x": x}) for model in (several, one)]
     for separate, merged in zip(*found, strict=True):
         np.testing.assert_array_equal(separate, merged)

@@ -1,6 +1,6 @@
-"""Time of one linear layer: float32 MatMul against FrameMatMul, by its body and by our library.
+"""Speed of layers and of a model: float32 against FrameMatMul, by its body and by our library.
 
-python tools/bench/matmul.py [--markdown docs/speed.md]
+python tools/speed.py [--markdown docs/speed.md]
 """
 
 from __future__ import annotations
@@ -8,19 +8,22 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
-import platform
-import time
+import tempfile
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 import onnxruntime as ort
 
-from fqonnx.runtime_ops import register
-from layers import float_model, frame_model, merged_model, product_model
+import minilm
+from bench.layers import float_model, frame_model, merged_model, product_model
+from bench.timing import median_us, processor, session
+from fqonnx import CompileConfig, compile_model
+from fqonnx.export import export_model
 
 PAGE = """\
-# Speed of one layer
+# Speed
+
+## One layer
 
 One linear layer in ONNX Runtime: float32 `MatMul` against `FrameMatMul`, frame transform included,
 by its function body (no library of ours: `MatMulNBits` with int8 activations and a half-step term)
@@ -48,37 +51,22 @@ one node, in brackets how many times faster that is.
 | layers | rows of x | body, several | body, one | library, several | library, one |
 |---|---|---|---|---|---|
 """
+MODEL = """
+## A model
+
+all-MiniLM-L6-v2 (six layers of width 384), 2 bits, in ms, and in brackets how many times faster
+than float32 that is. The rest of it, attention and norms, is the same in all three.
+
+| sentences × tokens | float32 | body | library |
+|---|---|---|---|
+"""
 SHARED = ((3, 384, 384), (3, 768, 768), (3, 4096, 4096), (2, 4096, 11008))  # how many of a size
 SHAPES = ((4096, 4096), (4096, 11008), (11008, 4096), (768, 3072))
 BATCHES = (1, 4, 16, 64, 256)
 BITS = (2, 3, 4)
 MERGED_BATCHES = (1, 16, 128)
 TRANSFORM = "of which transform"
-WARM_UP, RUNS = 5, 12
-
-
-def session(content: ir.Model, threads: int, *, library: bool = False) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    if library:
-        register(options)
-    return ort.InferenceSession(
-        ir.to_proto(content).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-
-
-def median_us(sessions: dict[str, ort.InferenceSession], x: np.ndarray) -> dict[str, float]:
-    """Return the median time of each model, measured in turns."""
-    times: dict[str, list[float]] = {name: [] for name in sessions}
-    for _ in range(5):
-        for name, candidate in sessions.items():
-            time.sleep(0.05)  # the other model's threads stop spinning
-            for run in range(RUNS + WARM_UP):
-                start = time.perf_counter()
-                candidate.run(None, {"x": x})
-                if run >= WARM_UP:
-                    times[name].append(time.perf_counter() - start)
-    return {name: float(np.median(values)) * 1e6 for name, values in times.items()}
+FEEDS = ((1, 16), (1, 128), (16, 64))  # sentences, tokens
 
 
 def table(threads: int) -> str:
@@ -95,7 +83,7 @@ def table(threads: int) -> str:
             lines.append("|---|---|---|" + "---|" * len(names))
         for rows in BATCHES:
             x = np.random.default_rng(1).standard_normal((rows, dim_in), np.float32)
-            times = median_us(sessions, x)
+            times = median_us(sessions, {"x": x})
             cells = [cell(name, times) for name in names]
             row = [f"{dim_in} × {dim_out}", str(rows), f"{times['float32']:.0f}", *cells]
             lines.append("| " + " | ".join(row) + " |")
@@ -121,13 +109,38 @@ def merged_table(threads: int) -> str:
         }
         for rows in MERGED_BATCHES:
             x = np.random.default_rng(1).standard_normal((rows, dim_in), np.float32)
-            times = median_us(sessions, x)
+            times = median_us(sessions, {"x": x})
             row = [f"{layers} of {dim_in} × {dim_out}", str(rows)]
             for kind in ("body", "library"):
                 slow, fast = times[f"{kind}, several"], times[f"{kind}, one"]
                 row += [f"{slow:.0f}", f"{fast:.0f} ({slow / fast:.2f}×)"]
             lines.append("| " + " | ".join(row) + " |")
             print(lines[-1], flush=True)
+    return "\n".join(lines) + "\n"
+
+
+def model_table(threads: int) -> str:
+    lines = []
+    with tempfile.TemporaryDirectory(prefix="fqonnx-speed-") as name:
+        plain, compiled = Path(name) / "float.onnx", Path(name) / "compiled.onnx"
+        export_model(minilm.sentence_encoder(), plain)
+        compile_model(plain, compiled, CompileConfig(), calibration="none")
+        sessions = {
+            "float32": session(plain, threads),
+            "body": session(compiled, threads),
+            "library": session(compiled, threads, library=True),
+        }
+    for sentences, tokens in FEEDS:
+        ids = np.random.default_rng(0).integers(1000, 2000, (sentences, tokens))
+        feed = {"input_ids": ids, "attention_mask": ids * 0 + 1, "token_type_ids": ids * 0}
+        times = median_us(sessions, feed)
+        cells = [
+            f"{times[n] / 1000:.1f} ({times['float32'] / times[n]:.1f}×)"
+            for n in ("body", "library")
+        ]
+        row = [f"{sentences} × {tokens}", f"{times['float32'] / 1000:.1f}", *cells]
+        lines.append("| " + " | ".join(row) + " |")
+        print(lines[-1], flush=True)
     return "\n".join(lines) + "\n"
 
 
@@ -149,24 +162,14 @@ def candidates(dim_in: int, dim_out: int, threads: int) -> dict[str, ort.Inferen
     return found
 
 
-def processor() -> str:
-    """Return the name of the processor and what of it decides the speed."""
-    info = Path("/proc/cpuinfo")
-    if not info.exists():
-        return platform.machine()
-    lines = info.read_text().splitlines()
-    name = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "")
-    flags = next((x.split(":")[1].split() for x in lines if x.startswith("flags")), [])
-    found = [flag for flag in ("avx2", "avx512f", "avx512_vnni") if flag in flags]
-    return f"{name or platform.machine()} ({', '.join(found)})"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--markdown", type=Path, help="write the table here")
     arguments = parser.parse_args()
-    text = PAGE + table(arguments.threads) + MERGED + merged_table(arguments.threads)
+    threads = arguments.threads
+    text = PAGE + table(threads)
+    text += MERGED + merged_table(threads) + MODEL + model_table(threads)
     if arguments.markdown is not None:
         arguments.markdown.write_text(text, encoding="utf-8")
 

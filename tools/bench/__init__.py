@@ -1,0 +1,1 @@
+"""The parts of tools/speed.py: models of single layers, and times."""
