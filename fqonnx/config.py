@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
 
 from fqonnx.errors import ConfigError
@@ -82,6 +84,31 @@ METHODS = {
 
 
 @dataclass(frozen=True)
+class Override:
+    """Options of the layers that a glob matches.
+
+    Attributes:
+        pattern: Glob over layer, node and weight names.
+        bits: In the place of the model's, where given.
+        redundancy: Likewise.
+    """
+
+    pattern: str
+    bits: int | None = None
+    redundancy: float | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Return what is not left to the model's options."""
+        own = {"bits": self.bits, "redundancy": self.redundancy}
+        return {name: value for name, value in own.items() if value is not None}
+
+
+def matches(names: Iterable[str], pattern: str) -> bool:
+    """Whether a pattern is, or as a glob matches, one of the names of a layer."""
+    return any(name == pattern or fnmatchcase(name, pattern) for name in names)  # for brackets
+
+
+@dataclass(frozen=True)
 class CompileConfig:
     """Options of `fqonnx.compile_model`.
 
@@ -97,6 +124,7 @@ class CompileConfig:
         sequential: Calibrate each layer on a model whose earlier layers are quantized already.
         include: Globs over weight and node names; empty means all.
         exclude: Globs over weight and node names that stay float.
+        overrides: Layers with bits and redundancy of their own; of several the last wins.
         lowering: ``fused`` writes FrameMatMul nodes with a function body of ORT's own operators,
             ``stock`` writes those operators as plain nodes, ``onnx`` writes FrameMatMul nodes
             with an exact body of ONNX standard operators only; None is the method's.
@@ -117,6 +145,7 @@ class CompileConfig:
     sequential: bool = False
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    overrides: tuple[Override, ...] = ()
     lowering: Lowering | None = None
     mask_input: str | None = None
     seed: int = 0
@@ -146,6 +175,12 @@ class CompileConfig:
         if self.order not in (1, 2) or not isinstance(self.order, int):
             raise ConfigError("order", f"found {self.order}, expected 1 or 2", "Try order=1")
         self._check_method(METHODS[self.method])
+        for override in self.overrides:
+            try:
+                replace(self, overrides=(), **override.given())
+            except ConfigError as error:
+                where = f"override of {override.pattern!r}: {error.where}"
+                raise ConfigError(where, error.found, error.hint) from error
 
     def _check_method(self, method: Method) -> None:
         """Refuse what the method cannot do."""
@@ -175,6 +210,14 @@ class CompileConfig:
                 f"found {self.order}, and method {method.name!r} has no order",
                 "Leave it out, or use method 'sigma-delta'",
             )
+
+    def for_layer(self, names: Collection[str]) -> CompileConfig:
+        """Return the options of a layer of these names."""
+        own: dict[str, Any] = {}
+        for override in self.overrides:
+            if matches(names, override.pattern):
+                own |= override.given()
+        return replace(self, overrides=(), **own)
 
     @property
     def recipe(self) -> Method:

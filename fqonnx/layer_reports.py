@@ -56,7 +56,7 @@ def _quantized(
         bits=quantized.bits,
         frame_in=quantized.frame_in.spec.kind,
         frame_out=quantized.frame_out.spec.kind,
-        redundancy_asked=config.recipe.redundancy,
+        redundancy_asked=config.for_layer(replacement.layers[0].names).recipe.redundancy,
         redundancy_in=quantized.frame_in.redundancy,
         redundancy_out=quantized.frame_out.redundancy,
         redundancy_stored=quantized.codes.numel() / weights,

@@ -238,7 +238,9 @@ def _select(model: ir.Model, config: CompileConfig, warnings: list[str]) -> Sele
     _infer_types(model)
     FoldWeightsPass()(model)
     NormalizeLinearPass()(model)
-    selected = SelectWeightsPass(config.include, config.exclude)
+    selected = SelectWeightsPass(
+        config.include, config.exclude, [override.pattern for override in config.overrides]
+    )
     selected(model)
     if config.include and not selected.layers:
         others = [kept for kept in selected.kept if kept.reason != NOT_INCLUDED]

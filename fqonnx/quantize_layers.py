@@ -100,7 +100,8 @@ def quantize_layers(
                     parts = (
                         None if samples is None else [moments[i] for i in inputs if i in moments]
                     )
-                    outcome = quantize_unit(unit, parts, config, seeds[unit])
+                    own = config.for_layer(unit[0].names)
+                    outcome = quantize_unit(unit, parts, own, seeds[unit])
                     if isinstance(outcome, str):
                         result.failed.extend(_kept(layer, outcome) for layer in unit)
                     else:

@@ -32,6 +32,7 @@ class LinearLayer:
 
     Attributes:
         name: The module path that PyTorch's exporter left, or the node's name.
+        names: All that a pattern may call it by: that name, the node's, and those of its constants.
         op_type: The operator as the user's file had it.
         node: The MatMul or Conv.
         add: The Add of the bias.
@@ -41,6 +42,7 @@ class LinearLayer:
     """
 
     name: str
+    names: frozenset[str]
     op_type: str
     node: ir.Node
     add: ir.Node | None

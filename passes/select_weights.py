@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from itertools import chain, count
 
 import onnx_ir as ir
 
+from fqonnx.config import matches
 from fqonnx.passes.constants import DERIVED_FROM, constant
 from fqonnx.passes.convolution import Convolution
 from fqonnx.passes.fold_weights import FOLDED
@@ -48,12 +48,19 @@ class SelectWeightsPass(ir.passes.InPlacePass):
     Args:
         include: Globs; a layer is taken if its name, node or weight matches one. Empty takes all.
         exclude: Globs of what is not taken.
+        others: Globs that mean something later on.
     """
 
-    def __init__(self, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        others: Sequence[str] = (),
+    ) -> None:
         super().__init__()
         self.include = tuple(include)
         self.exclude = tuple(exclude)
+        self.others = tuple(others)
         self.layers: list[LinearLayer] = []
         self.kept: list[Unquantized] = []
         self.unmatched: list[str] = []  # patterns that match no node with a weight
@@ -61,7 +68,7 @@ class SelectWeightsPass(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fill ``layers`` and ``kept``, both in graph order."""
         self.layers, self.kept = [], []
-        self.unmatched = [*self.include, *self.exclude]
+        self.unmatched = [*self.include, *self.exclude, *self.others]
         taken_names: set[str] = set()
         for node, place in _all_nodes(model):
             if not _is_weighted(node):
@@ -119,14 +126,20 @@ class SelectWeightsPass(ir.passes.InPlacePass):
 
     def _not_wanted(self, node: ir.Node, name: str) -> str | None:
         """Return why a user does not want a node quantized, and note the patterns that match."""
-        names = {name, node.name or ""}
-        for value in node.inputs:
-            if value is not None and value.is_initializer():
-                names |= {str(value.name), str(value.meta.get(DERIVED_FROM, value.name))}
-        self.unmatched = [p for p in self.unmatched if not any(_match(n, p) for n in names)]
-        if self.include and not _matches(names, self.include):
+        names = _names(node, name)
+        self.unmatched = [p for p in self.unmatched if not matches(names, p)]
+        if self.include and not _matches_any(names, self.include):
             return NOT_INCLUDED
-        return "an --exclude pattern matches" if _matches(names, self.exclude) else None
+        return "an --exclude pattern matches" if _matches_any(names, self.exclude) else None
+
+
+def _names(node: ir.Node, name: str) -> frozenset[str]:
+    """Return all that a pattern may call a layer by."""
+    names = {name, node.name or ""}
+    for value in node.inputs:
+        if value is not None and value.is_initializer():
+            names |= {str(value.name), str(value.meta.get(DERIVED_FROM, value.name))}
+    return frozenset(names)
 
 
 def _all_nodes(model: ir.Model) -> Iterator[tuple[ir.Node, str | None]]:
@@ -180,9 +193,11 @@ def _layer(node: ir.Node, name: str) -> LinearLayer:
     if node.op_type == "Conv":
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         convolution = Convolution.of(node, weight.const_value.shape.numpy())
-        return LinearLayer(name, _op_type(node), node, None, weight, bias, convolution)
+        return LinearLayer(
+            name, _names(node, name), _op_type(node), node, None, weight, bias, convolution
+        )
     add, bias = _bias(node)
-    return LinearLayer(name, _op_type(node), node, add, weight, bias)
+    return LinearLayer(name, _names(node, name), _op_type(node), node, add, weight, bias)
 
 
 def _bias(node: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
@@ -235,9 +250,5 @@ def _module_path(node: ir.Node) -> list[str]:
     return [path] if isinstance(path, str) and path else []
 
 
-def _matches(names: Collection[str], patterns: Sequence[str]) -> bool:
-    return any(_match(name, pattern) for name in names for pattern in patterns)
-
-
-def _match(name: str, pattern: str) -> bool:
-    return name == pattern or fnmatchcase(name, pattern)  # a name may hold brackets
+def _matches_any(names: Collection[str], patterns: Sequence[str]) -> bool:
+    return any(matches(names, pattern) for pattern in patterns)

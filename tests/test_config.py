@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fqonnx.config import METHODS, CompileConfig
+from fqonnx.config import METHODS, CompileConfig, Override
 from fqonnx.errors import ConfigError, FqonnxError
 
 
@@ -170,3 +170,32 @@ def test_recipe_keeps_what_was_asked_for(name: str) -> None:
 
 def test_recipe_has_the_order() -> None:
     assert CompileConfig(method="sigma-delta", order=2).recipe.order == 2
+
+
+def test_layers_that_an_override_matches_have_options_of_their_own() -> None:
+    config = CompileConfig(
+        bits=2,
+        overrides=(
+            Override("*.dense", bits=3),
+            Override("layer.1.*", redundancy=1.25),
+            Override("layer.1.dense", bits=4),
+        ),
+    )
+    assert config.for_layer({"layer.0.query"}) == CompileConfig(bits=2)
+    assert config.for_layer({"layer.0.dense"}) == CompileConfig(bits=3)
+    assert config.for_layer({"layer.1.dense", "node_7"}) == CompileConfig(bits=4, redundancy=1.25)
+    assert config.for_layer({"node[0]"}) == CompileConfig()
+
+
+@pytest.mark.parametrize(
+    ("method", "override"),
+    [
+        ("auto", Override("head", bits=5)),
+        ("auto", Override("head", redundancy=0.5)),
+        ("gptq", Override("head", bits=1)),
+        ("gptq", Override("head", redundancy=2.0)),
+    ],
+)
+def test_override_that_cannot_be_names_its_pattern(method: str, override: Override) -> None:
+    with pytest.raises(ConfigError, match=r"override of 'head': (bits|redundancy)"):
+        CompileConfig(method=method, overrides=(override,))

@@ -26,6 +26,7 @@ from fqonnx.model_file import (
     output_files,
     write_whole,
 )
+from fqonnx.overrides import load_overrides
 from fqonnx.pipeline import compile_model
 
 _FILE = click.Path(path_type=Path)
@@ -58,6 +59,13 @@ _FILE = click.Path(path_type=Path)
 @include_option
 @exclude_option
 @click.option(
+    "--config",
+    "config_path",
+    type=_FILE,
+    metavar="FILE.toml",
+    help='Layers with options of their own: a table ["GLOB"] with bits or redundancy for each.',
+)
+@click.option(
     "--lowering",
     type=click.Choice(get_args(Lowering)),
     help="fused: FrameMatMul with a fast body for ORT; stock: its plain nodes; onnx: an exact body "
@@ -80,6 +88,7 @@ def compile_command(
     calibration: str,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
+    config_path: Path | None,
     lowering: Lowering | None,
     mask_input: str | None,
     json_path: Path | None,
@@ -102,6 +111,7 @@ def compile_command(
         sequential=sequential,
         include=include,
         exclude=exclude,
+        overrides=() if config_path is None else load_overrides(config_path),
         lowering=lowering,
         mask_input=mask_input,
         seed=seed,

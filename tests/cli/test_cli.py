@@ -370,3 +370,25 @@ def test_convolutions_from_inspect_to_inspect(
     ]
     assert "1 quantized layers" in shown
     assert "stay float" not in shown
+
+
+def test_layers_of_the_config_file_have_their_own_bits(folder: Path) -> None:
+    names = [str(node.name) for node in mlp_model().graph if node.op_type in ("MatMul", "Gemm")]
+    (folder / "layers.toml").write_text(
+        f'["{names[0]}"]\nbits = 4\n["{names[1]}"]\nredundancy = 1.5\n[nothing]\nbits = 3\n'
+    )
+    result = run(
+        *("compile", folder / "mlp.onnx", "--calibration", "none", "--json", folder / "r.json"),
+        *("--config", folder / "layers.toml"),
+    )
+    assert result.exit_code == 0
+    report = json.loads((folder / "r.json").read_text())
+    layers = [layer for layer in report["layers"] if layer["status"] == "quantized"]
+    assert [layer["bits"] for layer in layers] == [4, 2, 2]
+    assert [layer["redundancy_asked"] for layer in layers] == [1.0, 1.5, 1.0]
+    assert "pattern 'nothing' matches no layer" in result.stderr
+    assert report["options"]["overrides"][0] == {
+        "pattern": names[0],
+        "bits": 4,
+        "redundancy": None,
+    }
