@@ -1,6 +1,7 @@
 // What the adapter needs of ONNX Runtime's C API, with exceptions in the place of status objects.
 #pragma once
 
+#include <exception>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -21,6 +22,27 @@ inline void check(const OrtApi& api, OrtStatus* status) {
   const std::string message = api.GetErrorMessage(status);
   api.ReleaseStatus(status);
   throw std::runtime_error(message);
+}
+
+// Runs `call`; what it throws becomes a status that begins with `where`, since no exception may
+// cross a C interface. What is wrong with the model is an invalid argument, all else a failure.
+template <class Call>
+OrtStatus* guarded(const OrtApi& api, const std::string& where, const Call& call) noexcept {
+  const auto status = [&](OrtErrorCode code, const char* what) {
+    return api.CreateStatus(code, (where + ": " + what).c_str());
+  };
+  try {
+    try {
+      call();
+      return nullptr;
+    } catch (const std::invalid_argument& error) {
+      return status(ORT_INVALID_ARGUMENT, error.what());
+    } catch (const std::exception& error) {
+      return status(ORT_FAIL, error.what());
+    }
+  } catch (...) {  // no memory even for the message
+    return api.CreateStatus(ORT_FAIL, "fqonnx: out of memory");
+  }
 }
 
 // The attributes of a node.

@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
@@ -256,6 +258,46 @@ def test_every_instruction_set_gives_the_same(name: str) -> None:
     ]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-2000:]
+
+
+ONE_RUN = """
+import sys
+import numpy as np
+import onnxruntime as ort
+
+options = ort.SessionOptions()
+options.intra_op_num_threads = 2
+options.register_custom_ops_library(sys.argv[1])
+session = ort.InferenceSession(sys.argv[2], options, providers=["CPUExecutionProvider"])
+x = np.ones((4, 1 << 20), np.float16)
+for _ in range(40):
+    try:
+        session.run(None, {"x": x})
+    except Exception as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif("ASAN_OPTIONS" not in os.environ, reason="the sanitizer limits allocations")
+@pytest.mark.parametrize("megabytes", [9, 14])  # enough for neither; for all but what tasks take
+def test_no_memory_is_an_error_that_names_the_node(tmp_path: Path, megabytes: int) -> None:
+    case = Case(hadamard(1 << 20), IdentityFrame(1), 1, dtype=ir.DataType.FLOAT16, batch=(4,))
+    model = build_model(case.spec("FrameMatMul", contrib=False), case.arrays(), 2)
+    model.graph.node[0].name = "starved"
+    onnx.save(model, tmp_path / "model.onnx")
+    limit = f"allocator_may_return_null=1:max_allocation_size_mb={megabytes}"
+    environment = os.environ | {"ASAN_OPTIONS": f"{os.environ['ASAN_OPTIONS']}:{limit}"}
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        ONE_RUN,
+        str(library_path()),
+        str(tmp_path / "model.onnx"),
+    ]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("starved: std::bad_alloc") == 40
 
 
 def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,11 +83,11 @@ void FrameOperator::matmul(const Element* x, size_t rows, const PackedInputs& in
   activations.segment_size = weight.group_size || !frame_in_.spreads() ? kSegment : 0;
   kernels.plan(weight, activations);
   const size_t segments = activations.segments();
-  const size_t digits = activations.planes * rows * activations.digits;
+  const size_t digits = activations.planes * activations.digits;
   thread_local Scratch integers, scales, sums, coefficients;
-  activations.integers = integers.get<int8_t>(digits * activations.stride);
-  activations.scales = scales.get<float>(rows * segments);
-  activations.sums = sums.get<double>(rows * segments);
+  activations.integers = integers.get<int8_t>(rows, digits * activations.stride);
+  activations.scales = scales.get<float>(rows, segments);
+  activations.sums = sums.get<double>(rows, segments);
 
   pool.run(rows, [&](size_t row) {
     thread_local Scratch scratch;
@@ -104,9 +104,9 @@ void FrameOperator::matmul(const Element* x, size_t rows, const PackedInputs& in
   // Sums go straight to Y where they are its values.
   float* product;
   if constexpr (std::is_same_v<Element, float>) {
-    product = frame_out_.is_identity() ? y : coefficients.get<float>(rows * weight.rows);
+    product = frame_out_.is_identity() ? y : coefficients.get<float>(rows, weight.rows);
   } else {
-    product = coefficients.get<float>(rows * weight.rows);
+    product = coefficients.get<float>(rows, weight.rows);
   }
   if (activations.direct) {
     pool.run((weight.rows + kDirectOutputs - 1) / kDirectOutputs, [&](size_t task) {
@@ -143,7 +143,7 @@ void FrameOperator::dequantize(const PackedInputs& inputs, Element* out, ThreadP
   const PackedWeight weight = packed(inputs);
   const size_t dim_in = frame_in_.dim(), dim_out = frame_out_.dim();
   Scratch memory;
-  float* columns = memory.get<float>(weight.rows * dim_in);  // T_inᵀ·Ĉ, transposed
+  float* columns = memory.get<float>(weight.rows, dim_in);  // T_inᵀ·Ĉ, transposed
   pool.run(weight.rows, [&](size_t row) {
     thread_local Scratch scratch;
     float* column = columns + row * dim_in;
