@@ -195,9 +195,13 @@ OrtStatus* infer_dequantized(const OrtApi& api, const OrtShapeInferContext* cont
   OrtTensorTypeAndShapeInfo* info = nullptr;
   OrtStatus* status = guarded(api, "FrameDequant", [&] {
     const int64_t shape[] = {read("dim_in"), read("dim_out")};
-    const auto type = ONNXTensorElementDataType(read("dtype"));
+    const int64_t type = read("dtype");
+    if (type != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT &&
+        type != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16) {
+      throw std::invalid_argument("dtype " + std::to_string(type) + ", expected 1 or 10");
+    }
     check(api, api.CreateTensorTypeAndShapeInfo(&info));
-    check(api, api.SetTensorElementType(info, type));
+    check(api, api.SetTensorElementType(info, ONNXTensorElementDataType(type)));
     check(api, api.SetDimensions(info, shape, 2));
     check(api, api.ShapeInferContext_SetOutputTypeShape(context, 0, info));
   });
