@@ -34,7 +34,7 @@ from fqonnx.reference import dequantized_coeffs, frame_dequant, frame_matmul
 from fqonnx.runtime_ops import DOMAIN, library_path
 from operator_cases import CASES, INT8_ACTIVATIONS, Case, make_session
 
-EXAMPLES = 600
+EXAMPLES = 400
 BATCHES = ((), (1,), (3,), (2, 5), (40,), (0,), (0, 3))
 SCALES = (0.0, 0.1, -0.2, 6e-8, 65504.0, np.nan, np.inf, -np.inf)
 DTYPES = (np.float32, np.float16, np.float64, np.uint8, np.int8, np.int32, np.bool_)
@@ -225,16 +225,18 @@ def run_cases(node: Node, fed: bool) -> None:
     try:
         found = node.run(fed=fed)
     except Exception as error:
-        assert type(error).__module__.startswith("onnxruntime"), repr(error)
-        assert "spoiled" in str(error), error
-        assert not node.legal, error
+        is_status = type(error).__module__.startswith("onnxruntime") and "spoiled" in str(error)
+        if node.legal or not is_status:
+            raise
     else:
         node.check(found)
 
 
 @pytest.mark.skipif(library_path() is None, reason="the native library was not built")
-def test_spoiled_nodes_are_errors_or_results() -> None:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+@pytest.mark.parametrize("name", ["portable", "avx2", "avx512"])  # or the best that there is
+def test_spoiled_nodes_are_errors_or_results(name: str) -> None:
+    tests = str(Path(__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": tests, "FQONNX_INSTRUCTION_SET": name}
     run = subprocess.run(
         [sys.executable, "-P", __file__],
         env=environment,
