@@ -1,6 +1,7 @@
 // What the adapter needs of ONNX Runtime's C API, with exceptions in the place of status objects.
 #pragma once
 
+#include <cstring>
 #include <exception>
 #include <stdexcept>
 #include <string>
@@ -128,11 +129,20 @@ class RunContext {
     return shape;
   }
 
+  // A file of weights that is mapped into memory may hold a tensor at any byte: what lies where its
+  // elements may not be read is copied.
   template <class Element>
   const Element* data(const OrtValue* value) const {
     void* data;
     check(api_, api_.GetTensorMutableData(const_cast<OrtValue*>(value), &data));
-    return static_cast<const Element*>(data);
+    if (reinterpret_cast<uintptr_t>(data) % alignof(Element) == 0) {
+      return static_cast<const Element*>(data);
+    }
+    size_t size = sizeof(Element);
+    for (const int64_t extent : shape(value)) size *= size_t(extent);
+    copies_.emplace_back(size);
+    std::memcpy(copies_.back().data(), data, size);
+    return reinterpret_cast<const Element*>(copies_.back().data());
   }
 
   template <class Element>
@@ -148,6 +158,7 @@ class RunContext {
   const OrtApi& api_;
   OrtKernelContext* context_;
   size_t count_ = 0;
+  mutable std::vector<std::vector<char>> copies_;
 };
 
 // The session's own threads.

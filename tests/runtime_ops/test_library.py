@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from onnx.external_data_helper import set_external_data
 
 from fqonnx.errors import LibraryError
 from fqonnx.frames import Frame, FusionFrame, HarmonicFrame, IdentityFrame
@@ -147,20 +148,66 @@ def test_large_layer_is_as_exact_as_float(contrib: bool) -> None:
 
 
 def test_sessions_and_runs_at_once() -> None:
-    case = Case(hadamard(384), hadamard(100), 2, batch=(9,))
-    arrays, x = case.arrays(), case.x()
-    model = build_model(case.spec("FrameMatMul", contrib=True), arrays, 2)
-    sessions = [make_session(model, native=True) for _ in range(2)]
-    wanted = sessions[0].run(None, {"x": x})[0]
+    """Sessions of all kinds and threads, some of which end meanwhile, disturb no sum."""
+    cases = [
+        Case(hadamard(384), hadamard(100), 2, bias=True, batch=(40,)),
+        Case(hadamard(131), IdentityFrame(200), 3, group_size=128, zero_points=True, batch=(40,)),
+        Case(HarmonicFrame(131, 400), IdentityFrame(24), 4, ir.DataType.FLOAT16, batch=(40,)),
+        Case(WIDE_TETRIS, TETRIS, 1, batch=(40,)),
+    ]
+    models = [
+        build_model(case.spec("FrameMatMul", contrib=contrib), case.arrays(), 2)
+        for case in cases
+        for contrib in (True, False)
+    ]
+    inputs = [case.x() for case in cases for _ in range(2)]
+    sessions = [make_session(model, native=True, threads=4) for model in models]
+    sizes = (1, 2, 7, 40)
+    quiet = {
+        (i, rows): session.run(None, {"x": inputs[i][:rows]})[0]
+        for i, session in enumerate(sessions)
+        for rows in sizes
+    }
 
-    def run(i: int) -> np.ndarray:
-        rows = 1 + i % 9
-        found = sessions[i % 2].run(None, {"x": x[:rows]})[0]
-        np.testing.assert_allclose(found, wanted[:rows], rtol=0, atol=1e-4)
-        return found
+    def run(task: int) -> None:
+        i, rows = task % len(models), sizes[task // len(models) % len(sizes)]
+        session = sessions[i]
+        if task % 11 == 0:
+            session = make_session(models[i], native=True, threads=1 + task % 4)
+        found = session.run(None, {"x": inputs[i][:rows]})[0]
+        np.testing.assert_array_equal(found, quiet[i, rows])
 
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(run, range(400)))
+        list(threads.map(run, range(600)))
+
+
+@pytest.mark.parametrize("group_size", [None, 128])
+@pytest.mark.parametrize("rows", [1, 9])
+def test_weights_at_any_byte_of_a_file(tmp_path: Path, group_size: int | None, rows: int) -> None:
+    case = Case(
+        hadamard(384),
+        hadamard(100),
+        3,
+        bias=True,
+        zero_points=True,
+        group_size=group_size,
+        batch=(rows,),
+    )
+    model = build_model(case.spec("FrameMatMul", contrib=False), case.arrays(), 2)
+    wanted = run_native(model, x=case.x())
+    with (tmp_path / "weights").open("wb") as weights:
+        for tensor in model.graph.initializer:
+            weights.write(bytes(1 + -weights.tell() % 64))
+            set_external_data(tensor, "weights", weights.tell(), len(tensor.raw_data))
+            weights.write(tensor.raw_data)
+            tensor.ClearField("raw_data")
+    onnx.save(model, tmp_path / "model.onnx")
+    options = ort.SessionOptions()
+    register(options)
+    session = ort.InferenceSession(
+        tmp_path / "model.onnx", options, providers=["CPUExecutionProvider"]
+    )
+    np.testing.assert_array_equal(session.run(None, {"x": case.x()})[0], wanted)
 
 
 SPOILED: list[tuple[str, Any, str]] = [
