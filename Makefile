@@ -31,7 +31,8 @@ unit: $(VENV)/.package
 
 # The tests of the native library with the address and undefined-behaviour sanitizers in it. They
 # must be loaded before Python is, which itself leaves memory to the end of the process: no search
-# for leaks. Fresh memory is full of NaN. The fuzz test alone takes every instruction set, for time.
+# for leaks. Fresh memory is full of NaN, and reports go past pytest, whose end they are. The fuzz
+# test alone takes every instruction set, for time.
 ASAN = $(shell $(CXX) -print-file-name=libasan.so)
 
 sanitize: $(VENV)/.package
@@ -43,7 +44,7 @@ sanitize: $(VENV)/.package
 		ASAN_OPTIONS=detect_leaks=0:malloc_fill_byte=255:max_malloc_fill_size=1073741824 \
 		FQONNX_LIBRARY=build/sanitize/libfqonnx_ops.so \
 		$(BIN)/pytest tests/runtime_ops/test_library.py tests/runtime_ops/test_library_fuzz.py \
-		-k "not every_instruction_set"
+		-k "not every_instruction_set" --capture=sys
 
 bench: $(VENV)/.package
 	$(BIN)/python tools/bench/matmul.py --markdown docs/speed.md

@@ -132,7 +132,7 @@ using ElementOf =
 // What every operator shares, for one type of activations or weights.
 struct CustomOp : OrtCustomOp {
   explicit CustomOp(const OrtApi* api) : OrtCustomOp{}, api(api) {
-    version = ORT_API_VERSION;
+    version = kApiVersion;
     GetExecutionProviderType = [](const OrtCustomOp*) -> const char* {
       return "CPUExecutionProvider";
     };
@@ -249,7 +249,7 @@ OrtCustomOpDomain* make_domain(const OrtApi* api) {
 // ONNX Runtime looks for this name.
 FQONNX_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
   using namespace fqonnx;
-  const OrtApi* api = base->GetApi(ORT_API_VERSION);
+  const OrtApi* api = base->GetApi(kApiVersion);
   if (api == nullptr) {  // there is no API to make a status with: one that is always there
     return base->GetApi(1)->CreateStatus(ORT_FAIL, "fqonnx needs ONNX Runtime 1.17 or later");
   }

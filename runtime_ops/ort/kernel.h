@@ -17,6 +17,11 @@
 
 namespace fqonnx {
 
+// ONNX Runtime 1.17, the first with KernelContext_ParallelFor. Headers may be of a later one, which
+// those who run the library need not have.
+constexpr uint32_t kApiVersion = 17;
+static_assert(ORT_API_VERSION >= kApiVersion, "the headers of ONNX Runtime are too old");
+
 // Throws what a failed call says.
 inline void check(const OrtApi& api, OrtStatus* status) {
   if (status == nullptr) return;
