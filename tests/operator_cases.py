@@ -218,10 +218,15 @@ def joined(outputs: Any) -> Any:
 
 
 def make_session(
-    model: onnx.ModelProto, *, save_as: Path | None = None, native: bool = False
+    model: onnx.ModelProto,
+    *,
+    save_as: Path | None = None,
+    native: bool = False,
+    threads: int = 0,
 ) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    options.intra_op_num_threads = threads
     if save_as is not None:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(save_as)

@@ -1,7 +1,5 @@
 // The operators of the domain fqonnx as custom operators of ONNX Runtime.
 
-#include <exception>
-#include <mutex>
 #include <type_traits>
 
 #include "kernel.h"
@@ -87,24 +85,20 @@ class Node {
     const RunContext run(api_, context);
     const size_t dim_in = operator_.frame_in().dim(), dim_out = operator_.frame_out().dim();
     SessionThreads threads(api_, context);
-    operator_.dequantize(read_packed(run, 0),
-                         run.output<Element>(0, {int64_t(dim_in), int64_t(dim_out)}), threads);
+    const PackedInputs packed = read_packed(run, 0);
+    operator_.dequantize(packed, run.output<Element>(0, {int64_t(dim_in), int64_t(dim_out)}),
+                         threads);
   }
 
-  // Runs `compute`, whose exceptions become a status that names the node.
   template <class Compute>
   OrtStatus* guard(const Compute& compute) const noexcept {
-    try {
-      compute();
-      return nullptr;
-    } catch (const std::exception& error) {
-      return api_.CreateStatus(ORT_INVALID_ARGUMENT, (name_ + ": " + error.what()).c_str());
-    }
+    return guarded(api_, name_, compute);
   }
 
  private:
   void expect(const RunContext& run, const OrtValue* value, const std::vector<size_t>& shape,
               const char* name) const {
+    if (value == nullptr) throw std::invalid_argument(std::string("no input ") + name);
     const std::vector<int64_t> found = run.shape(value);
     bool equal = found.size() == shape.size();
     for (size_t i = 0; equal && i < shape.size(); ++i) equal = found[i] == int64_t(shape[i]);
@@ -120,7 +114,6 @@ class Node {
                             const char* name) const {
     if (!frame.has_signs()) return nullptr;
     const OrtValue* value = run.input(index);
-    if (value == nullptr) throw std::invalid_argument(std::string("no input ") + name);
     expect(run, value, {(frame.dim() + 7) / 8}, name);
     return run.data<uint8_t>(value);
   }
@@ -150,7 +143,7 @@ using ElementOf =
 // What every operator shares, for one type of activations or weights.
 struct CustomOp : OrtCustomOp {
   explicit CustomOp(const OrtApi* api) : OrtCustomOp{}, api(api) {
-    version = ORT_API_VERSION;
+    version = kApiVersion;
     GetExecutionProviderType = [](const OrtCustomOp*) -> const char* {
       return "CPUExecutionProvider";
     };
@@ -163,13 +156,8 @@ struct CustomOp : OrtCustomOp {
                         void** kernel) -> OrtStatus* {
       const NodeInfo node(*api, info);
       std::string name;
-      try {
-        name = node.name();
-        *kernel = new Node(*api, node);
-        return nullptr;
-      } catch (const std::exception& error) {
-        return api->CreateStatus(ORT_INVALID_ARGUMENT, (name + ": " + error.what()).c_str());
-      }
+      if (OrtStatus* status = guarded(*api, "fqonnx", [&] { name = node.name(); })) return status;
+      return guarded(*api, name, [&] { *kernel = new Node(*api, node); });
     };
     KernelDestroy = [](void* kernel) { delete static_cast<Node*>(kernel); };
   }
@@ -219,19 +207,20 @@ OrtStatus* infer_dequantized(const OrtApi& api, const OrtShapeInferContext* cont
     return value;
   };
   OrtTensorTypeAndShapeInfo* info = nullptr;
-  try {
+  OrtStatus* status = guarded(api, "FrameDequant", [&] {
     const int64_t shape[] = {read("dim_in"), read("dim_out")};
-    const auto type = ONNXTensorElementDataType(read("dtype"));
+    const int64_t type = read("dtype");
+    if (type != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT &&
+        type != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16) {
+      throw std::invalid_argument("dtype " + std::to_string(type) + ", expected 1 or 10");
+    }
     check(api, api.CreateTensorTypeAndShapeInfo(&info));
-    check(api, api.SetTensorElementType(info, type));
+    check(api, api.SetTensorElementType(info, ONNXTensorElementDataType(type)));
     check(api, api.SetDimensions(info, shape, 2));
     check(api, api.ShapeInferContext_SetOutputTypeShape(context, 0, info));
-    api.ReleaseTensorTypeAndShapeInfo(info);
-    return nullptr;
-  } catch (const std::exception& error) {
-    if (info != nullptr) api.ReleaseTensorTypeAndShapeInfo(info);
-    return api.CreateStatus(ORT_INVALID_ARGUMENT, error.what());
-  }
+  });
+  if (info != nullptr) api.ReleaseTensorTypeAndShapeInfo(info);
+  return status;
 }
 
 template <ONNXTensorElementDataType type>
@@ -254,6 +243,18 @@ struct FrameDequantOp : CustomOp {
   }
 };
 
+OrtCustomOpDomain* make_domain(const OrtApi* api) {
+  static const FrameMatMulOp<ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT> matmul(api);
+  static const FrameMatMulOp<ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16> matmul_float16(api);
+  static const FrameDequantOp<ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT> dequant(api);
+  static const FrameDequantOp<ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16> dequant_float16(api);
+  const OrtCustomOp* const ops[] = {&matmul, &matmul_float16, &dequant, &dequant_float16};
+  OrtCustomOpDomain* domain;
+  check(*api, api->CreateCustomOpDomain("fqonnx", &domain));
+  for (const OrtCustomOp* op : ops) check(*api, api->CustomOpDomain_Add(domain, op));
+  return domain;
+}
+
 }  // namespace
 }  // namespace fqonnx
 
@@ -262,26 +263,15 @@ struct FrameDequantOp : CustomOp {
 // ONNX Runtime looks for this name.
 FQONNX_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
   using namespace fqonnx;
-  const OrtApi* api = base->GetApi(ORT_API_VERSION);
+  const OrtApi* api = base->GetApi(kApiVersion);
   if (api == nullptr) {  // there is no API to make a status with: one that is always there
     return base->GetApi(1)->CreateStatus(ORT_FAIL, "fqonnx needs ONNX Runtime 1.17 or later");
   }
-  static const FrameMatMulOp<ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT> matmul(api);
-  static const FrameMatMulOp<ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16> matmul_float16(api);
-  static const FrameDequantOp<ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT> dequant(api);
-  static const FrameDequantOp<ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16> dequant_float16(api);
-  // Sessions hold a pointer to the domain, which lives as long as the library.
-  static OrtCustomOpDomain* domain = nullptr;
-  static std::mutex mutex;
-  const std::lock_guard<std::mutex> lock(mutex);
-  if (domain == nullptr) {
-    if (OrtStatus* status = api->CreateCustomOpDomain("fqonnx", &domain)) return status;
-    const OrtCustomOp* const ops[] = {&matmul, &matmul_float16, &dequant, &dequant_float16};
-    for (const OrtCustomOp* op : ops) {
-      if (OrtStatus* status = api->CustomOpDomain_Add(domain, op)) return status;
-    }
-  }
-  return api->AddCustomOpDomain(options, domain);
+  return guarded(*api, "fqonnx", [&] {
+    // Sessions hold a pointer to the domain, which lives as long as the library.
+    static OrtCustomOpDomain* const domain = make_domain(api);
+    check(*api, api->AddCustomOpDomain(options, domain));
+  });
 }
 
 // The instruction set that the kernels use here, for `fqonnx doctor`.

@@ -1,6 +1,8 @@
 // What the adapter needs of ONNX Runtime's C API, with exceptions in the place of status objects.
 #pragma once
 
+#include <cstring>
+#include <exception>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -15,12 +17,38 @@
 
 namespace fqonnx {
 
+// ONNX Runtime 1.17, the first with KernelContext_ParallelFor. Headers may be of a later one, which
+// those who run the library need not have.
+constexpr uint32_t kApiVersion = 17;
+static_assert(ORT_API_VERSION >= kApiVersion, "the headers of ONNX Runtime are too old");
+
 // Throws what a failed call says.
 inline void check(const OrtApi& api, OrtStatus* status) {
   if (status == nullptr) return;
   const std::string message = api.GetErrorMessage(status);
   api.ReleaseStatus(status);
   throw std::runtime_error(message);
+}
+
+// Runs `call`; what it throws becomes a status that begins with `where`, since no exception may
+// cross a C interface. What is wrong with the model is an invalid argument, all else a failure.
+template <class Call>
+OrtStatus* guarded(const OrtApi& api, const std::string& where, const Call& call) noexcept {
+  const auto status = [&](OrtErrorCode code, const char* what) {
+    return api.CreateStatus(code, (where + ": " + what).c_str());
+  };
+  try {
+    try {
+      call();
+      return nullptr;
+    } catch (const std::invalid_argument& error) {
+      return status(ORT_INVALID_ARGUMENT, error.what());
+    } catch (const std::exception& error) {
+      return status(ORT_FAIL, error.what());
+    }
+  } catch (...) {  // no memory even for the message
+    return api.CreateStatus(ORT_FAIL, "fqonnx: out of memory");
+  }
 }
 
 // The attributes of a node.
@@ -111,11 +139,20 @@ class RunContext {
     return shape;
   }
 
+  // A file of weights that is mapped into memory may hold a tensor at any byte: what lies where its
+  // elements may not be read is copied.
   template <class Element>
   const Element* data(const OrtValue* value) const {
     void* data;
     check(api_, api_.GetTensorMutableData(const_cast<OrtValue*>(value), &data));
-    return static_cast<const Element*>(data);
+    if (reinterpret_cast<uintptr_t>(data) % alignof(Element) == 0) {
+      return static_cast<const Element*>(data);
+    }
+    size_t size = sizeof(Element);
+    for (const int64_t extent : shape(value)) size *= size_t(extent);
+    copies_.emplace_back(size);
+    std::memcpy(copies_.back().data(), data, size);
+    return reinterpret_cast<const Element*>(copies_.back().data());
   }
 
   size_t output_count() const {
@@ -137,6 +174,7 @@ class RunContext {
   const OrtApi& api_;
   OrtKernelContext* context_;
   size_t count_ = 0;
+  mutable std::vector<std::vector<char>> copies_;
 };
 
 // The session's own threads.

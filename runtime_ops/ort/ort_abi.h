@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#define ORT_API_VERSION 17  // ONNX Runtime 1.17, the first with KernelContext_ParallelFor
+#define ORT_API_VERSION 17
 #define ORT_API_CALL
 
 extern "C" {

@@ -6,12 +6,15 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from onnx.external_data_helper import set_external_data
 
 from fqonnx.errors import LibraryError
 from fqonnx.frames import Frame, FusionFrame, HarmonicFrame, IdentityFrame
@@ -76,6 +79,13 @@ def test_any_number_of_rows(rows: int, bits: int, group_size: int | None, contri
     model = build_model(case.spec("FrameMatMul", contrib=contrib), arrays, 2)
     error = relative_error(run_native(model, x=x), matmul_reference(case, arrays, x))
     assert error <= (INT8_ACTIVATIONS if contrib else 1e-6)
+
+
+def test_more_rows_than_are_held_at_once() -> None:
+    case = Case(hadamard(33), IdentityFrame(24), 2, bias=True, splits=(16, 8), batch=(3, 3000))
+    arrays, x = case.arrays(), case.x()
+    model = build_model(case.spec("FrameMatMul", contrib=False), arrays, 3)
+    assert relative_error(run_native(model, x=x), matmul_reference(case, arrays, x)) <= 1e-6
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
@@ -145,20 +155,66 @@ def test_large_layer_is_as_exact_as_float(contrib: bool) -> None:
 
 
 def test_sessions_and_runs_at_once() -> None:
-    case = Case(hadamard(384), hadamard(100), 2, batch=(9,))
-    arrays, x = case.arrays(), case.x()
-    model = build_model(case.spec("FrameMatMul", contrib=True), arrays, 2)
-    sessions = [make_session(model, native=True) for _ in range(2)]
-    wanted = sessions[0].run(None, {"x": x})[0]
+    """Sessions of all kinds and threads, some of which end meanwhile, disturb no sum."""
+    cases = [
+        Case(hadamard(384), hadamard(100), 2, bias=True, batch=(40,)),
+        Case(hadamard(131), IdentityFrame(200), 3, group_size=128, zero_points=True, batch=(40,)),
+        Case(HarmonicFrame(131, 400), IdentityFrame(24), 4, ir.DataType.FLOAT16, batch=(40,)),
+        Case(WIDE_TETRIS, TETRIS, 1, batch=(40,)),
+    ]
+    models = [
+        build_model(case.spec("FrameMatMul", contrib=contrib), case.arrays(), 2)
+        for case in cases
+        for contrib in (True, False)
+    ]
+    inputs = [case.x() for case in cases for _ in range(2)]
+    sessions = [make_session(model, native=True, threads=4) for model in models]
+    sizes = (1, 2, 7, 40)
+    quiet = {
+        (i, rows): session.run(None, {"x": inputs[i][:rows]})[0]
+        for i, session in enumerate(sessions)
+        for rows in sizes
+    }
 
-    def run(i: int) -> np.ndarray:
-        rows = 1 + i % 9
-        found = sessions[i % 2].run(None, {"x": x[:rows]})[0]
-        np.testing.assert_allclose(found, wanted[:rows], rtol=0, atol=1e-4)
-        return found
+    def run(task: int) -> None:
+        i, rows = task % len(models), sizes[task // len(models) % len(sizes)]
+        session = sessions[i]
+        if task % 11 == 0:
+            session = make_session(models[i], native=True, threads=1 + task % 4)
+        found = session.run(None, {"x": inputs[i][:rows]})[0]
+        np.testing.assert_array_equal(found, quiet[i, rows])
 
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(run, range(400)))
+        list(threads.map(run, range(600)))
+
+
+@pytest.mark.parametrize("group_size", [None, 128])
+@pytest.mark.parametrize("rows", [1, 9])
+def test_weights_at_any_byte_of_a_file(tmp_path: Path, group_size: int | None, rows: int) -> None:
+    case = Case(
+        hadamard(384),
+        hadamard(100),
+        3,
+        bias=True,
+        zero_points=True,
+        group_size=group_size,
+        batch=(rows,),
+    )
+    model = build_model(case.spec("FrameMatMul", contrib=False), case.arrays(), 2)
+    wanted = run_native(model, x=case.x())
+    with (tmp_path / "weights").open("wb") as weights:
+        for tensor in model.graph.initializer:
+            weights.write(bytes(1 + -weights.tell() % 64))
+            set_external_data(tensor, "weights", weights.tell(), len(tensor.raw_data))
+            weights.write(tensor.raw_data)
+            tensor.ClearField("raw_data")
+    onnx.save(model, tmp_path / "model.onnx")
+    options = ort.SessionOptions()
+    register(options)
+    session = ort.InferenceSession(
+        tmp_path / "model.onnx", options, providers=["CPUExecutionProvider"]
+    )
+    np.testing.assert_array_equal(session.run(None, {"x": case.x()})[0], wanted)
 
 
 SPOILED: list[tuple[str, Any, str]] = [
@@ -276,6 +332,46 @@ def test_every_instruction_set_gives_the_same(name: str) -> None:
     ]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-2000:]
+
+
+ONE_RUN = """
+import sys
+import numpy as np
+import onnxruntime as ort
+
+options = ort.SessionOptions()
+options.intra_op_num_threads = 2
+options.register_custom_ops_library(sys.argv[1])
+session = ort.InferenceSession(sys.argv[2], options, providers=["CPUExecutionProvider"])
+x = np.ones((4, 1 << 20), np.float16)
+for _ in range(40):
+    try:
+        session.run(None, {"x": x})
+    except Exception as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif("ASAN_OPTIONS" not in os.environ, reason="the sanitizer limits allocations")
+@pytest.mark.parametrize("megabytes", [9, 14])  # enough for neither; for all but what tasks take
+def test_no_memory_is_an_error_that_names_the_node(tmp_path: Path, megabytes: int) -> None:
+    case = Case(hadamard(1 << 20), IdentityFrame(1), 1, dtype=ir.DataType.FLOAT16, batch=(4,))
+    model = build_model(case.spec("FrameMatMul", contrib=False), case.arrays(), 2)
+    model.graph.node[0].name = "starved"
+    onnx.save(model, tmp_path / "model.onnx")
+    limit = f"allocator_may_return_null=1:max_allocation_size_mb={megabytes}"
+    environment = os.environ | {"ASAN_OPTIONS": f"{os.environ['ASAN_OPTIONS']}:{limit}"}
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        ONE_RUN,
+        str(library_path()),
+        str(tmp_path / "model.onnx"),
+    ]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("starved: std::bad_alloc") == 40
 
 
 def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ namespace fqonnx {
 namespace {
 
 constexpr int64_t kMaxVectors = int64_t(1) << 20;  // sums of 4-bit codes fit into 32 bits
-constexpr size_t kMaxTable = size_t(1) << 26;      // floats of a harmonic frame's sinusoids
+constexpr size_t kMaxTable = size_t(1) << 26;      // floats of a frame's own matrices
 
 [[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
 
@@ -105,6 +105,7 @@ void Frame::prepare_fusion(const std::vector<int64_t>& subspaces) {
   const int64_t rows = l / 2, columns = n / 2;
   std::vector<double> entries;
   int64_t column = 0, carried = 0;
+  size_t floats = 0;
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t start = column - int64_t(entries.size());
     int64_t missing = columns - carried;
@@ -119,6 +120,8 @@ void Frame::prepare_fusion(const std::vector<int64_t>& subspaces) {
       column += 2;
     }
     if (int64_t(entries.size()) > k) refuse("a fusion frame of too few subspaces to be tight");
+    floats += 2 * entries.size() * vectors_per_row_;
+    if (floats > kMaxTable) refuse("a fusion frame whose blocks are too large");
     Tetris tetris{size_t(2 * start), 2 * entries.size(), {}, {}};
     for (size_t c = 0; c < entries.size(); ++c) {
       std::vector<float> real, imaginary;  // what coordinates 2c and 2c + 1 give

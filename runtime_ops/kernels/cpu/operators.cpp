@@ -12,6 +12,7 @@ namespace {
 
 constexpr size_t kDirectOutputs = 64;  // of a task
 constexpr size_t kPanelRows = 192;     // of activations that share a panel
+constexpr size_t kMaxRows = 4096;      // at once, which bounds the memory that threads keep
 
 const float* as_floats(const Kernels&, const float* x, size_t, float*) { return x; }
 const float* as_floats(const Kernels& kernels, const uint16_t* x, size_t size, float* buffer) {
@@ -114,9 +115,21 @@ PackedWeight FrameOperator::packed(const PackedInputs& inputs) const {
 
 template <class Element>
 void FrameOperator::matmul(const Element* x, size_t rows, const PackedInputs& inputs,
-                           const Element* bias, const std::vector<Element*>& outputs,
+                           const Element* bias, std::vector<Element*> outputs,
                            ThreadPool& pool) const {
-  if (rows == 0) return;
+  while (rows > 0) {
+    const size_t part = std::min(rows, kMaxRows);
+    matmul_part(x, part, inputs, bias, outputs, pool);
+    rows -= part;
+    x += part * frame_in_.dim();
+    for (size_t i = 0; i < splits_.size(); ++i) outputs[i] += part * splits_[i];
+  }
+}
+
+template <class Element>
+void FrameOperator::matmul_part(const Element* x, size_t rows, const PackedInputs& inputs,
+                                const Element* bias, const std::vector<Element*>& outputs,
+                                ThreadPool& pool) const {
   const Kernels& kernels = fqonnx::kernels();
   const PackedWeight weight = packed(inputs);
   const size_t dim_in = frame_in_.dim(), dim_out = frame_out_.dim();
@@ -129,11 +142,11 @@ void FrameOperator::matmul(const Element* x, size_t rows, const PackedInputs& in
   activations.segment_size = weight.group_size || !frame_in_.spreads() ? kSegment : 0;
   kernels.plan(weight, activations);
   const size_t segments = activations.segments();
-  const size_t digits = activations.planes * rows * activations.digits;
+  const size_t digits = activations.planes * activations.digits;
   thread_local Scratch integers, scales, sums, coefficients;
-  activations.integers = integers.get<int8_t>(digits * activations.stride);
-  activations.scales = scales.get<float>(rows * segments);
-  activations.sums = sums.get<double>(rows * segments);
+  activations.integers = integers.get<int8_t>(rows, digits * activations.stride);
+  activations.scales = scales.get<float>(rows, segments);
+  activations.sums = sums.get<double>(rows, segments);
 
   pool.run(rows, [&](size_t row) {
     thread_local Scratch scratch;
@@ -149,7 +162,7 @@ void FrameOperator::matmul(const Element* x, size_t rows, const PackedInputs& in
 
   // Sums go straight to the outputs where they are their values.
   const bool direct = std::is_same_v<Element, float> && frame_out_.is_identity();
-  float* product = direct ? nullptr : coefficients.get<float>(rows * weight.rows);
+  float* product = direct ? nullptr : coefficients.get<float>(rows, weight.rows);
   std::vector<Part> parts;
   if (direct) {
     for (size_t i = 0, first = 0; i < splits_.size(); first += splits_[i++]) {
@@ -164,14 +177,14 @@ void FrameOperator::matmul(const Element* x, size_t rows, const PackedInputs& in
   pool.run(rows, [&](size_t row) {
     thread_local Scratch scratch;
     float* buffer = scratch.get<float>(2 * dim_out + frame_out_.scratch_size());
+    float* values = direct ? nullptr : product + row * weight.rows;
     if (!frame_out_.is_identity()) {
-      frame_out_.synthesise(kernels, product + row * weight.rows, inputs.signs_out, buffer,
-                            buffer + 2 * dim_out);
+      frame_out_.synthesise(kernels, values, inputs.signs_out, buffer, buffer + 2 * dim_out);
+      values = buffer;
     }
     for (size_t i = 0, first = 0; i < splits_.size(); first += splits_[i++]) {
       Element* y = outputs[i] + row * splits_[i];
-      float* out = frame_out_.is_identity() ? product + row * weight.rows + first : buffer + first;
-      if constexpr (std::is_same_v<Element, float>) out = direct ? y : out;
+      float* out = direct ? reinterpret_cast<float*>(y) : values + first;
       if (bias != nullptr) add_bias(kernels, out, bias + first, splits_[i], buffer + dim_out);
       store(kernels, out, splits_[i], y);
     }
@@ -184,7 +197,7 @@ void FrameOperator::dequantize(const PackedInputs& inputs, Element* out, ThreadP
   const PackedWeight weight = packed(inputs);
   const size_t dim_in = frame_in_.dim(), dim_out = frame_out_.dim();
   Scratch memory;
-  float* columns = memory.get<float>(weight.rows * dim_in);  // T_inᵀ·Ĉ, transposed
+  float* columns = memory.get<float>(weight.rows, dim_in);  // T_inᵀ·Ĉ, transposed
   pool.run(weight.rows, [&](size_t row) {
     thread_local Scratch scratch;
     float* column = columns + row * dim_in;
@@ -207,9 +220,9 @@ void FrameOperator::dequantize(const PackedInputs& inputs, Element* out, ThreadP
 }
 
 template void FrameOperator::matmul(const float*, size_t, const PackedInputs&, const float*,
-                                    const std::vector<float*>&, ThreadPool&) const;
+                                    std::vector<float*>, ThreadPool&) const;
 template void FrameOperator::matmul(const uint16_t*, size_t, const PackedInputs&, const uint16_t*,
-                                    const std::vector<uint16_t*>&, ThreadPool&) const;
+                                    std::vector<uint16_t*>, ThreadPool&) const;
 template void FrameOperator::dequantize(const PackedInputs&, float*, ThreadPool&) const;
 template void FrameOperator::dequantize(const PackedInputs&, uint16_t*, ThreadPool&) const;
 

@@ -48,12 +48,15 @@ class FrameOperator {
   // are float32, or all float16.
   template <class Element>
   void matmul(const Element* x, size_t rows, const PackedInputs& inputs, const Element* bias,
-              const std::vector<Element*>& outputs, ThreadPool& pool) const;
+              std::vector<Element*> outputs, ThreadPool& pool) const;
   // W (dim_in, dim_out) = T_inᵀ·Ĉ·T_out.
   template <class Element>
   void dequantize(const PackedInputs& inputs, Element* weight, ThreadPool& pool) const;
 
  private:
+  template <class Element>
+  void matmul_part(const Element* x, size_t rows, const PackedInputs& inputs, const Element* bias,
+                   const std::vector<Element*>& outputs, ThreadPool& pool) const;
   PackedWeight packed(const PackedInputs& inputs) const;
 
   Frame frame_in_;

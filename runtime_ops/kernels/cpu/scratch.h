@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <new>
 
@@ -15,15 +16,16 @@ class Scratch {
   Scratch& operator=(const Scratch&) = delete;
   ~Scratch() { std::free(memory_); }
 
-  // Returns uninitialized memory for `count` elements, until the next call.
+  // Returns uninitialized memory for rows·columns elements, until the next call.
   template <class T>
-  T* get(size_t count) {
-    const size_t bytes = (count * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
-    if (bytes > bytes_) {
+  T* get(size_t rows, size_t columns = 1) {
+    if (columns > 0 && rows > SIZE_MAX / sizeof(T) / columns) throw std::bad_alloc();
+    const size_t bytes = rows * columns * sizeof(T);
+    if (bytes > bytes_ || kExact) {
       std::free(memory_);
+      memory_ = nullptr;
       bytes_ = 0;
-      memory_ = std::aligned_alloc(kAlignment, bytes);
-      if (memory_ == nullptr) throw std::bad_alloc();
+      if (posix_memalign(&memory_, kAlignment, bytes) != 0) throw std::bad_alloc();
       bytes_ = bytes;
     }
     return static_cast<T*>(memory_);
@@ -31,6 +33,11 @@ class Scratch {
 
  private:
   static constexpr size_t kAlignment = 64;
+#ifdef __SANITIZE_ADDRESS__
+  static constexpr bool kExact = true;  // what lies behind the end was never allocated
+#else
+  static constexpr bool kExact = false;
+#endif
   void* memory_ = nullptr;
   size_t bytes_ = 0;
 };
