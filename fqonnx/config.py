@@ -124,6 +124,8 @@ class CompileConfig:
         sequential: Calibrate each layer on a model whose earlier layers are quantized already.
         include: Globs over weight and node names; empty means all.
         exclude: Globs over weight and node names that stay float.
+        target_bits: Stored bits a weight, scales and all, that bits and redundancies of all layers
+            are chosen for; None keeps those that are asked for.
         overrides: Layers with bits and redundancy of their own; of several the last wins.
         lowering: ``fused`` writes FrameMatMul nodes with a function body of ORT's own operators,
             ``stock`` writes those operators as plain nodes, ``onnx`` writes FrameMatMul nodes
@@ -145,6 +147,7 @@ class CompileConfig:
     sequential: bool = False
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    target_bits: float | None = None
     overrides: tuple[Override, ...] = ()
     lowering: Lowering | None = None
     mask_input: str | None = None
@@ -174,6 +177,12 @@ class CompileConfig:
                 raise ConfigError(name, f"found {value!r}", f"Choose one of {', '.join(choices)}")
         if self.order not in (1, 2) or not isinstance(self.order, int):
             raise ConfigError("order", f"found {self.order}, expected 1 or 2", "Try order=1")
+        if self.target_bits is not None and not 1.0 < self.target_bits <= 8.0:
+            raise ConfigError(
+                "target_bits",
+                f"found {self.target_bits}, expected more than 1 and at most 8",
+                "Scales and signs count: 2.25 is a little over the least that 2 bits take",
+            )
         self._check_method(METHODS[self.method])
         for override in self.overrides:
             try:

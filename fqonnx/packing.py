@@ -21,6 +21,11 @@ def choose_block_size(num_vectors: int) -> int:
     return next(size for size in BLOCK_SIZES if -(-num_vectors // size) * size == padded)
 
 
+def packed_bytes(rows: int, num_vectors: int, bits: int) -> int:
+    """Return the bytes of packed codes (rows, num_vectors)."""
+    return rows * (-(-num_vectors // 16) * 16) * bits // 8
+
+
 def pack_codes(codes: Bytes, bits: int, block_size: int) -> Bytes:
     """Pack codes into blocks.
 

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,8 +15,10 @@ import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import ShapeInferencePass
 
+from fqonnx.allocate import choose_options
 from fqonnx.bounds import output_bounds
 from fqonnx.calibrate import (
+    Calibration,
     Samples,
     find_mask_input,
     load_samples,
@@ -102,9 +105,12 @@ def compile_model(
             warnings.append("no layer was quantized: the report says why for each node")
 
     warnings += _odd_options(config, used)
-    quantized = quantize_layers(
-        model, selected.layers, used, mask_input, config, timing, warnings, track, str(model_path)
-    )
+    calibrated = Calibration(used, mask_input, config.device, timing, track, str(model_path))
+    if config.target_bits is not None:
+        feed = (used or compared).feeds[0]
+        chosen = choose_options(model, selected.layers, calibrated, config, feed, float_session)
+        config = replace(config, overrides=chosen)
+    quantized = quantize_layers(model, selected.layers, calibrated, config, warnings)
 
     with timed(timing, "rewrite_s"):
         if config.recipe.lowering != "onnx":  # whose bounds are of single layers

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from fqonnx.calibrate import Samples, collect_moments
+from fqonnx.calibrate import Calibration
 from fqonnx.config import CompileConfig
 from fqonnx.passes import (
     LayerInput,
@@ -18,12 +18,9 @@ from fqonnx.passes import (
     Unquantized,
     stages,
 )
-from fqonnx.progress import Track, timed
+from fqonnx.progress import timed
 from fqonnx.quant import Moments
 from fqonnx.quantize_unit import quantize_unit
-
-# Hessians that are held at one time; more layers than this holds are calibrated in rounds.
-_HESSIAN_BYTES = 1 << 29
 
 
 @dataclass(frozen=True)
@@ -46,13 +43,9 @@ class QuantizedLayers:
 def quantize_layers(
     model: ir.Model,
     layers: Sequence[LinearLayer],
-    samples: Samples | None,
-    mask_input: str | None,
+    calibration: Calibration,
     config: CompileConfig,
-    timing: dict[str, float],
     warnings: list[str],
-    track: Track,
-    where: str,
 ) -> QuantizedLayers:
     """Calibrate, quantize and rewrite layers, stage by stage if the configuration is sequential.
 
@@ -60,13 +53,9 @@ def quantize_layers(
         model: The model that the layers belong to; their nodes become FrameMatMul, or read
             their weights from FrameDequant.
         layers: What to quantize.
-        samples: What to calibrate on; None for no calibration.
-        mask_input: The input whose zeros mark padding.
+        calibration: What to calibrate on.
         config: Options.
-        timing: Gets the seconds of each step.
         warnings: Gets what a user should know.
-        track: Progress.
-        where: What error messages call the model.
 
     Raises:
         ModelError: A weight is not finite, the model does not run, or memory runs out.
@@ -74,33 +63,17 @@ def quantize_layers(
     """
     result = QuantizedLayers()
     scarce: dict[str, tuple[int, int]] = {}
-    units = _by_weight(layers)
-    seeds = _seeds(units)
-    staged = config.sequential and samples is not None
+    units, timing = by_weight(layers), calibration.timing
+    seeds = seeds_of(units)
+    staged = config.sequential and calibration.samples is not None
     for stage in stages(model, units) if staged else [units]:
         done: list[Replacement] = []
-        for group in _rounds(stage):
-            moments: dict[LayerInput, Moments] = {}
-            with timed(timing, "calibrate_s"):
-                if samples is not None:
-                    values = dict.fromkeys(layer.input for unit in group for layer in unit)
-                    moments = collect_moments(
-                        model,
-                        list(values),
-                        samples,
-                        mask_input=mask_input,
-                        device=config.device,
-                        track=track,
-                        where=where,
-                    )
-                    scarce |= _scarce(group, moments)
+        for group, moments in calibration.rounds(model, stage):
+            scarce |= _scarce(group, moments)
             with timed(timing, "quantize_s"):
-                for unit in track(group, "Quantizing"):
-                    inputs = (layer.input for layer in unit)
-                    parts = (
-                        None if samples is None else [moments[i] for i in inputs if i in moments]
-                    )
+                for unit in calibration.track(group, "Quantizing"):
                     own = config.for_layer(unit[0].names)
+                    parts = calibration.parts(unit, moments)
                     outcome = quantize_unit(unit, parts, own, seeds[unit])
                     if isinstance(outcome, str):
                         result.failed.extend(_kept(layer, outcome) for layer in unit)
@@ -138,7 +111,7 @@ def _scarce(
     }
 
 
-def _by_weight(layers: Sequence[LinearLayer]) -> list[Unit]:
+def by_weight(layers: Sequence[LinearLayer]) -> list[Unit]:
     """Group layers that share a weight: it is quantized once."""
     units: dict[str, list[LinearLayer]] = {}
     for layer in layers:
@@ -146,23 +119,8 @@ def _by_weight(layers: Sequence[LinearLayer]) -> list[Unit]:
     return [tuple(unit) for unit in units.values()]
 
 
-def _seeds(units: Sequence[Unit]) -> dict[Unit, int]:
+def seeds_of(units: Sequence[Unit]) -> dict[Unit, int]:
     """Return a seed for each unit: those of one input share their signs, and can be merged."""
     inputs = {unit: unit[0].input for unit in units}
     numbers = {value: number for number, value in enumerate(dict.fromkeys(inputs.values()))}
     return {unit: 2 * numbers[value] for unit, value in inputs.items()}
-
-
-def _rounds(units: Sequence[Unit]) -> Iterator[list[Unit]]:
-    """Split units into rounds whose Hessians fit into memory, one for each distinct input."""
-    group: list[Unit] = []
-    inputs: set[LayerInput] = set()
-    for unit in units:
-        new = {layer.input for layer in unit} | inputs
-        if group and sum(8 * i.dim**2 for i in new) > _HESSIAN_BYTES and new != inputs:
-            yield group
-            group, new = [], {layer.input for layer in unit}
-        group.append(unit)
-        inputs = new
-    if group:
-        yield group

@@ -102,6 +102,10 @@ class LinearLayer:
         array = self._tensor.numpy().astype(np.float32)
         return array.reshape(self.dim_out, -1).T if self.convolution else array
 
+    def stored(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return a matrix (dim_in, dim_out) in the shape of the weight."""
+        return matrix.T.reshape(self.weight_shape) if self.convolution else matrix
+
     @property
     def _tensor(self) -> ir.TensorProtocol:
         assert self.weight.const_value is not None

@@ -10,12 +10,11 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from fqonnx.calibrate import Samples
+from fqonnx.calibrate import Calibration, Samples
 from fqonnx.config import METHODS, CompileConfig
 from fqonnx.errors import ModelError
 from fqonnx.frames import FusionFrame, HadamardFrame, IdentityFrame
 from fqonnx.passes import NormalizeLinearPass, SelectWeightsPass
-from fqonnx.progress import silent
 from fqonnx.quantize_layers import QuantizedLayers, quantize_layers
 from fqonnx.session import Session
 from support import mlp_model, model_from_text
@@ -45,11 +44,9 @@ def quantize(
     NormalizeLinearPass()(model)
     selected = SelectWeightsPass()
     selected(model)
-    timing = {} if timing is None else timing
+    calibration = Calibration(data, timing={} if timing is None else timing)
     warnings = [] if warnings is None else warnings
-    return quantize_layers(
-        model, selected.layers, data, None, config, timing, warnings, silent, "model"
-    )
+    return quantize_layers(model, selected.layers, calibration, config, warnings)
 
 
 def two_layers() -> ir.Model:

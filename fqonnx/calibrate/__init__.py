@@ -1,11 +1,13 @@
 """Calibration: where inputs come from, and what is measured on them."""
 
+from fqonnx.calibrate.calibration import Calibration
 from fqonnx.calibrate.masks import find_mask_input
 from fqonnx.calibrate.moments import collect_moments, merge_moments
 from fqonnx.calibrate.samples import Samples, load_samples
 from fqonnx.calibrate.synthetic import synthetic_samples
 
 __all__ = [
+    "Calibration",
     "Samples",
     "collect_moments",
     "find_mask_input",

@@ -37,6 +37,11 @@ _FILE = click.Path(path_type=Path)
 @click.option("-o", "--output", type=_FILE, help="Compiled model [default: MODEL-<bits>bit.onnx]")
 @click.option("--bits", type=int, default=2, show_default=True, help="Bits a coefficient, 1 to 4.")
 @click.option(
+    "--target-bits",
+    type=float,
+    help="Choose bits and redundancy of each layer, so that a weight takes this many stored bits.",
+)
+@click.option(
     "--redundancy",
     type=float,
     help="Frame vectors per dimension, a side: more costs bytes and buys accuracy "
@@ -79,6 +84,7 @@ def compile_command(
     model: Path,
     output: Path | None,
     bits: int,
+    target_bits: float | None,
     redundancy: float | None,
     method: str,
     sides: Sides | None,
@@ -96,13 +102,14 @@ def compile_command(
     device: str,
 ) -> None:
     """Quantize MODEL's linear and convolutional layers and compare the result with MODEL."""
-    output = output or model.parent / f"{model.stem}-{bits}bit.onnx"
+    output = output or model.parent / f"{model.stem}-{target_bits or bits:g}bit.onnx"
     if json_path is not None:
         check_writable(json_path)
         sources = [*model_files(model, load_model(model)), *output_files(output), Path(calibration)]
         check_targets([json_path], sources)
     config = CompileConfig(
         bits=bits,
+        target_bits=target_bits,
         redundancy=redundancy,
         method=method,
         sides=sides,

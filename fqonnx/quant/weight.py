@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from fqonnx.config import Method
-from fqonnx.frames import Frame, HarmonicFrame, IdentityFrame
+from fqonnx.frames import Frame, HarmonicFrame, IdentityFrame, SignedFrame
+from fqonnx.packing import packed_bytes
 from fqonnx.quant.alphabet import (
     SCALE_DTYPE,
     UniformAlphabet,
@@ -58,6 +59,18 @@ class QuantizedWeight:
     output_rel_error: float | None
     proxy_loss: float | None
     guarantee: Guarantee | None = None
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of codes, scales, zero points and signs."""
+        rows, num_vectors = self.codes.shape
+        frames = (self.frame_in, self.frame_out)
+        return (
+            packed_bytes(rows, num_vectors, self.bits)
+            + self.scales.nbytes
+            + (0 if self.zero_points is None else self.zero_points.nbytes)
+            + sum(-(-frame.dim // 8) for frame in frames if isinstance(frame, SignedFrame))
+        )
 
     def coeffs(self) -> Tensor:
         """Return Ĉ (frame_in.num_vectors, frame_out.num_vectors), float32."""

@@ -1,0 +1,193 @@
+"""Bits and redundancy of each layer, so that a budget of bytes gives the least output error.
+
+The error of the outputs is taken to be the sum of what each layer alone causes. What a layer causes
+is measured once, with only that layer quantized; with other bits it changes as the layer's own
+output error on the calibration rows does, which is measured for each choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from fqonnx.calibrate import Calibration
+from fqonnx.config import CompileConfig, Override
+from fqonnx.passes import LinearLayer, Unit
+from fqonnx.progress import timed
+from fqonnx.quant import Moments, QuantizedWeight
+from fqonnx.quantize_layers import by_weight, seeds_of
+from fqonnx.quantize_unit import quantize_unit
+from fqonnx.session import Feed, Session
+
+# Bits and redundancies that a layer may have, cheapest first, and which of them is measured.
+CHOICES = ((1, 1.0), (2, 1.0), (2, 1.25), (3, 1.0), (4, 1.0))
+_BASE = 1
+
+
+@dataclass(frozen=True)
+class Option:
+    """A layer with one choice of bits and redundancy.
+
+    Attributes:
+        override: The choice.
+        stored_bytes: What it takes.
+        noise: The part of the outputs' squared error that it is predicted to cause.
+    """
+
+    override: Override
+    stored_bytes: int
+    noise: float
+
+
+def choose_options(
+    model: ir.Model,
+    layers: Sequence[LinearLayer],
+    calibration: Calibration,
+    config: CompileConfig,
+    feed: Feed,
+    session: Session,
+) -> tuple[Override, ...]:
+    """Return an override for each layer that meets ``target_bits``, after those there are.
+
+    Args:
+        model: The float model; it stays as it is.
+        layers: What is to be quantized. Those that have an override keep it.
+        calibration: What to calibrate on.
+        config: Options with ``target_bits``.
+        feed: The batch that output errors are measured on.
+        session: Of the float model.
+
+    Raises:
+        ModelError: A weight is not finite, the model does not run, or memory runs out.
+    """
+    units = by_weight(layers)
+    seeds = seeds_of(units)
+    names = session.numeric_outputs
+    reference = session.run(feed, names)
+    options: list[list[Option]] = []
+    weights = 0
+    for group, moments in calibration.rounds(model, units):
+        with timed(calibration.timing, "allocate_s"):
+            for unit in calibration.track(group, "Trying bits"):
+                parts = calibration.parts(unit, moments)
+                found = _options(unit, parts, config, seeds[unit])
+                if not found:
+                    continue
+                base = found[min(len(found) - 1, _BASE)][1]
+                with _replaced(unit, base):
+                    outputs = Session(model, calibration.where).run(feed, names)
+                noise = _noise(reference, outputs) / (_loss(base) or 1.0)
+                options.append(
+                    [
+                        Option(override, quantized.stored_bytes, noise * _loss(quantized))
+                        for override, quantized in found
+                    ]
+                )
+                weights += unit[0].dim_in * unit[0].dim_out
+    chosen = allocate(options, (config.target_bits or 0.0) * weights / 8)
+    return (*(option.override for option in chosen), *config.overrides)
+
+
+def _options(
+    unit: Unit, moments: list[Moments] | None, config: CompileConfig, seed: int
+) -> list[tuple[Override, QuantizedWeight]]:
+    """Return the unit quantized with each choice that the method allows, cheapest first."""
+    own = config.for_layer(unit[0].names)
+    fixed = own != replace(config, overrides=())
+    least, frame = config.recipe.least_bits, config.recipe.frame
+    found = []
+    for bits, redundancy in [(own.bits, own.redundancy)] if fixed else CHOICES:
+        if not fixed and (bits < least or (frame == "identity" and redundancy != 1.0)):
+            continue
+        override = Override(unit[0].name, bits, redundancy)
+        outcome = quantize_unit(unit, moments, replace(own, **override.given()), seed)
+        if not isinstance(outcome, str):
+            found.append((override, outcome.quantized))
+    return found
+
+
+@contextmanager
+def _replaced(unit: Unit, quantized: QuantizedWeight) -> Iterator[None]:
+    """Give the layers of a unit the weight, and the bias, that quantization leaves them."""
+    values = [unit[0].weight]
+    arrays = [unit[0].stored(quantized.dequantize().cpu().numpy())]
+    bias, shift = unit[0].bias, quantized.bias_shift
+    if bias is not None and bias.const_value is not None and shift is not None:
+        values.append(bias)
+        arrays.append(bias.const_value.numpy() + shift.cpu().numpy())
+    before = [value.const_value for value in values]
+    try:
+        for value, array in zip(values, arrays, strict=True):
+            assert value.const_value is not None
+            array = array.astype(value.const_value.dtype.numpy())
+            value.const_value = ir.tensor(array, name=value.name)
+        yield
+    finally:
+        for value, tensor in zip(values, before, strict=True):
+            value.const_value = tensor
+
+
+def _loss(quantized: QuantizedWeight) -> float:
+    """Return what the layer's own output error is, or without data that of its weight."""
+    loss = quantized.proxy_loss
+    return quantized.weight_rel_error**2 if loss is None else loss
+
+
+def _noise(expected: Sequence[NDArray[Any]], found: Sequence[NDArray[Any]]) -> float:
+    """Return the squared error of the outputs, each relative to its own square."""
+    total = 0.0
+    for reference, output in zip(expected, found, strict=True):
+        reference = reference.astype(np.float64)
+        signal = float(np.square(reference).sum())
+        total += float(np.square(output - reference).sum()) / (signal or 1.0)
+    return total
+
+
+def allocate(options: Sequence[Sequence[Option]], budget_bytes: float) -> list[Option]:
+    """Choose an option for each layer: the least noise whose bytes fit into the budget.
+
+    Greedy along the lower convex hull of each layer's options, the largest fall of noise a byte
+    first: no choice of as many bytes or fewer has less noise, but for the last layer that did not
+    fit whole.
+
+    Args:
+        options: Of each layer, one or more.
+        budget_bytes: What all chosen ones may take; what the smallest take where that is more.
+    """
+    hulls = [_hull(of_layer) for of_layer in options]
+    places = [0] * len(hulls)
+    left = budget_bytes - sum(hull[0].stored_bytes for hull in hulls)
+    steps = sorted(
+        (_slope(hull[i], hull[i + 1]), layer, i)
+        for layer, hull in enumerate(hulls)
+        for i in range(len(hull) - 1)
+    )
+    for _, layer, i in steps:
+        more = hulls[layer][i + 1].stored_bytes - hulls[layer][places[layer]].stored_bytes
+        if more <= left:
+            places[layer] = i + 1
+            left -= more
+    return [hull[place] for hull, place in zip(hulls, places, strict=True)]
+
+
+def _hull(options: Sequence[Option]) -> list[Option]:
+    """Return the options on the lower convex hull of noise over bytes, from the smallest on."""
+    hull: list[Option] = []
+    for option in sorted(options, key=lambda option: (option.stored_bytes, option.noise)):
+        if hull and option.noise >= hull[-1].noise:
+            continue
+        while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-1], option):
+            hull.pop()
+        hull.append(option)
+    return hull
+
+
+def _slope(cheaper: Option, better: Option) -> float:
+    """Return the change of noise a byte, at most 0."""
+    return (better.noise - cheaper.noise) / (better.stored_bytes - cheaper.stored_bytes)
