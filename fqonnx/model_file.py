@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -199,6 +200,12 @@ def check_file(path: Path, where: str) -> None:
     if fault is not None:
         hint = "Please report this with the model that it was made from"
         raise ModelError(where, f"onnx.checker rejects it: {fault}", hint)
+
+
+def sha256(path: Path) -> str:
+    """Return the hash of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_bytes(path: Path) -> int:

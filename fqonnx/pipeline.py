@@ -25,7 +25,7 @@ from fqonnx.calibrate import (
     synthetic_samples,
 )
 from fqonnx.config import CompileConfig
-from fqonnx.diff import compare_models
+from fqonnx.diff import compare_models, output_kinds
 from fqonnx.errors import ConfigError
 from fqonnx.frames import fusion_redundancy
 from fqonnx.layer_reports import layer_reports, model_report
@@ -98,7 +98,7 @@ def compile_model(
         float_session = Session(model_path, str(model_path))
         inputs = float_session.inputs
         mask_input = find_mask_input(inputs, config.mask_input)
-        signature = graph_signature(model)
+        signature, kinds = graph_signature(model), output_kinds(model)
         used, compared = _samples(str(calibration), model, float_session, config, warnings)
         selected = _select(model, config, warnings)
         if not selected.layers:
@@ -132,6 +132,7 @@ def compile_model(
                 compiled_session,
                 compared.feeds,
                 compiled_path=output_path,
+                kinds=kinds,
                 mask_input=mask_input,
                 track=track,
             )

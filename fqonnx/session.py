@@ -35,6 +35,11 @@ class InputInfo:
     shape: tuple[int | str | None, ...]
 
 
+def num_samples(feed: Feed) -> int:
+    """Return the samples of a batch: what its longest first axis has."""
+    return max((len(array) for array in feed.values() if array.ndim), default=1)
+
+
 class Session:
     """An ONNX Runtime session of a model in memory or on disk, on the best provider there is.
 

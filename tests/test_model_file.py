@@ -10,7 +10,14 @@ import pytest
 
 import fqonnx.model_file
 from fqonnx.errors import ConfigError, ModelError
-from fqonnx.model_file import check_file, file_bytes, load_model, write_whole, written_model
+from fqonnx.model_file import (
+    check_file,
+    file_bytes,
+    load_model,
+    sha256,
+    write_whole,
+    written_model,
+)
 from fqonnx.session import Session
 from support import model_from_text
 
@@ -429,3 +436,8 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     write_whole(link, b"new", "Try")
     assert link.is_symlink()
     assert target.read_bytes() == b"new"
+
+
+def test_hash_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"abc")
+    assert sha256(tmp_path / "f").startswith("ba7816bf8f01cfea414140de5dae2223b00361a396177a9c")

@@ -12,7 +12,7 @@ import pytest
 
 import fqonnx.session
 from fqonnx.errors import ModelError
-from fqonnx.session import InputInfo, Session, model_bytes, runtime_version
+from fqonnx.session import InputInfo, Session, model_bytes, num_samples, runtime_version
 from support import model_from_text
 
 HEADER = '<ir_version: 10, opset_import: ["": 20]>'
@@ -214,3 +214,9 @@ def test_model_bytes_are_those_of_the_initializers() -> None:
 
 def test_runtime_version() -> None:
     assert runtime_version() == onnxruntime.__version__
+
+
+def test_samples_of_a_batch_are_its_longest_first_axis() -> None:
+    assert num_samples({"a": np.zeros((3, 9)), "b": np.zeros(5), "c": np.array(1.0)}) == 5
+    assert num_samples({"c": np.array(1.0)}) == num_samples({}) == 1
+    assert num_samples({"a": np.zeros((0, 9))}) == 0

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fqonnx.errors import DataError
-from fqonnx.session import Feed, InputInfo
+from fqonnx.session import Feed, InputInfo, num_samples
 
 BATCH_SIZE = 16
 _HOLD_BACK = 8  # every eighth sample is for the comparison, not for calibration
@@ -75,7 +75,7 @@ def load_samples(path: Path, inputs: Sequence[InputInfo], part: Part = "all") ->
             _checked(files[i], _read(files[i]), inputs, batched=False)
             for i in _indices(len(files), part)
         ]
-        counts = [max((len(a) for a in feed.values() if a.ndim), default=1) for feed in feeds]
+        counts = [num_samples(feed) for feed in feeds]
         if 0 in counts:
             raise DataError(str(path), "a batch in it holds no samples", "Remove that file")
         return Samples.from_feeds("directory", feeds, sum(counts))

@@ -13,9 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from fqonnx.diff import OutputDiff
+from fqonnx.diff.rows import rows
 from fqonnx.errors import ConfigError
+from fqonnx.markdown import verdict_line
 from fqonnx.progress import Item
-from fqonnx.report import CompileReport, LayerReport, OutputBound
+from fqonnx.report import CompileReport, DiffReport, LayerReport, OutputBound
 
 console = Console(highlight=False, emoji=False)
 _stderr = Console(stderr=True, highlight=False, emoji=False)
@@ -175,17 +177,26 @@ def _sides(layers: Sequence[LayerReport]) -> str:
     return found[0] if len(found) == 1 else f"{found[0]} to {found[-1]}"
 
 
-def print_diff(outputs: Sequence[OutputDiff], float_bytes: int, compiled_bytes: int) -> None:
-    """Print the differences of two models."""
+def print_diff(report: DiffReport) -> None:
+    """Print the differences of two models, and the verdicts last, where the eye is."""
     table = Table()
     table.add_column("")
-    table.add_column("float", justify="right")
-    table.add_column("compiled", justify="right")
-    table.add_row("file", megabytes(float_bytes), megabytes(compiled_bytes))
-    table.add_section()
-    for output in outputs:
-        _add_output(table, output)
+    for head in ("float", "compiled", *(["noise floor"] if report.noise else [])):
+        table.add_column(head, justify="right")
+    sizes = report.model.float_bytes, report.model.compiled_bytes
+    table.add_row("file", *map(megabytes, sizes))
+    noise = {output.name: output for output in report.noise}
+    for output in report.outputs:
+        table.add_section()
+        table.add_row(f"[bold]{escape(output.name)}[/] ({output.kind})")
+        for row in rows(output, noise.get(output.name)):
+            table.add_row(f"  {row.title}", row.float_value, row.compiled, row.noise)
+    if report.noise:
+        table.caption = "noise floor: the float model in float16 against itself"
     console.print(table)
+    for verdict in report.verdicts:
+        color = "green" if verdict.met else "red"
+        console.print(f"[{color}]{escape(verdict_line(verdict))}[/]", soft_wrap=True)
 
 
 def print_kept(layers: Iterable[LayerReport]) -> None:
@@ -201,10 +212,8 @@ def megabytes(count: int) -> str:
 
 
 def _add_output(table: Table, output: OutputDiff) -> None:
-    name = escape(output.name)
-    table.add_row(f"{name}: cosine", "1", f"{output.cosine:.4f}")
-    table.add_row(f"{name}: SQNR", "", f"{output.sqnr_db:.2f} dB")
-    table.add_row(f"{name}: max abs difference", "", f"{output.max_abs_diff:.3g}")
+    for row in rows(output):
+        table.add_row(f"{escape(output.name)}: {row.title}", row.float_value, row.compiled)
 
 
 def _add_bound(table: Table, bound: OutputBound) -> None:

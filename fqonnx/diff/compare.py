@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
+from fqonnx.diff.kinds import OutputKind
 from fqonnx.diff.metrics import OutputDiff, OutputMetrics
-from fqonnx.errors import ModelError
+from fqonnx.errors import ConfigError, ModelError
 from fqonnx.progress import Track, silent
-from fqonnx.session import Feed, Session
+from fqonnx.session import Feed, Session, num_samples
+
+Labels: TypeAlias = NDArray[np.integer[Any]]
 
 
 def compare_models(
@@ -16,6 +24,8 @@ def compare_models(
     feeds: tuple[Feed, ...],
     *,
     compiled_path: Path,
+    kinds: Mapping[str, OutputKind],
+    labels: Labels | None = None,
     mask_input: str | None = None,
     track: Track = silent,
 ) -> list[OutputDiff]:
@@ -26,10 +36,14 @@ def compare_models(
         actual: The compiled model.
         feeds: Batches for both.
         compiled_path: What error messages call the compiled model.
+        kinds: What the outputs are, by name.
+        labels: The right classes of all samples (samples,), for the outputs of classes.
         mask_input: The input whose zeros mark padding, which does not count.
         track: Progress.
 
     Raises:
+        ConfigError: There are labels, and no output of classes.
+        DataError: The labels or the token ids do not fit an output.
         ModelError: The models have different inputs, outputs or output shapes.
     """
     for kind, first, second in (
@@ -43,13 +57,26 @@ def compare_models(
                 "Compare a model with the one that it was compiled from",
             )
     names = [name for name in expected.numeric_outputs if name in actual.numeric_outputs]
-    metrics = [OutputMetrics(name) for name in names]
+    if labels is not None and all(kinds[name].kind != "classes" for name in names):
+        raise ConfigError("--labels", "no output is of classes", "Name one: --kind OUTPUT=classes")
+    metrics = [OutputMetrics(name, kinds[name].kind) for name in names]
+    start = 0
     for feed in track(feeds, "Comparing"):
         mask = feed[mask_input] if mask_input is not None else None
+        stop = start + num_samples(feed)
+        right = None if labels is None else labels[start:stop]
+        start = stop
         pairs = zip(metrics, expected.run(feed, names), actual.run(feed, names), strict=True)
         for metric, reference, output in pairs:
+            ids = kinds[metric.name].ids
             try:
-                metric.update(reference, output, mask)
+                metric.update(
+                    reference,
+                    output,
+                    mask,
+                    labels=right,
+                    ids=None if ids is None else feed[ids],
+                )
             except ValueError as error:
                 raise ModelError(
                     str(compiled_path), str(error), "Compare models of the same graph"

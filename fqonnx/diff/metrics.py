@@ -1,7 +1,8 @@
-"""Measures of one output, streamed: memory is bounded by a batch."""
+"""Measures of one output, streamed: what they take is bounded by a sample."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-THRESHOLD_METRICS = ("cosine", "sqnr_db")
+from fqonnx.diff.classes import ClassDiff, ClassMetrics
+from fqonnx.diff.kinds import Kind
+from fqonnx.diff.quantiles import Quantiles
+from fqonnx.diff.tokens import TokenDiff, TokenMetrics
+
+_ENTRIES = 1 << 20  # that are worked on at once; more where one sample has more
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,11 @@ class OutputDiff:
         max_abs_diff: Largest difference of two entries.
         max_sample_error: Largest Euclidean norm of the difference of a sample.
         num_samples: Samples compared.
+        mean_abs_diff: Mean difference of two entries.
+        p99_abs_diff: What 99 in a hundred differences are below, within 1/256.
+        kind: What the output was compared as (see `fqonnx.diff.kinds`).
+        classes: Agreement on classes; None where the output has none.
+        tokens: Divergence of next tokens; None where the output has none.
     """
 
     name: str
@@ -32,10 +43,21 @@ class OutputDiff:
     max_abs_diff: float
     max_sample_error: float
     num_samples: int
+    mean_abs_diff: float = math.nan
+    p99_abs_diff: float = math.nan
+    kind: Kind = "numbers"
+    classes: ClassDiff | None = None
+    tokens: TokenDiff | None = None
 
-    def misses(self, metric: str, threshold: float) -> bool:
-        """Whether the metric is below the threshold, or not a number."""
-        return not getattr(self, metric) >= threshold
+    def measures(self) -> dict[str, float]:
+        """Return all measures by name, those of classes and tokens included."""
+        parts = [part for part in (self, self.classes, self.tokens) if part is not None]
+        return {
+            field.name: value
+            for part in parts
+            for field in dataclasses.fields(part)
+            if isinstance(value := getattr(part, field.name), float | int)
+        }
 
 
 class OutputMetrics:
@@ -43,10 +65,17 @@ class OutputMetrics:
 
     Args:
         name: Name of the output.
+        kind: What the output is.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, kind: Kind = "numbers") -> None:
         self.name = name
+        self.kind = kind
+        self._classes = ClassMetrics()
+        self._tokens = TokenMetrics()
+        self._quantiles = Quantiles()
+        self._entries = 0
+        self._absolute = 0.0
         self._cosines = 0.0
         self._samples = 0
         self._signal = 0.0
@@ -62,6 +91,9 @@ class OutputMetrics:
         expected: NDArray[Any],
         actual: NDArray[Any],
         mask: NDArray[Any] | None = None,
+        *,
+        labels: NDArray[Any] | None = None,
+        ids: NDArray[Any] | None = None,
     ) -> None:
         """Add a batch.
 
@@ -69,32 +101,50 @@ class OutputMetrics:
             expected: The float model's output, samples on the first axis.
             actual: The compiled model's.
             mask: (batch, length); positions where it is zero do not count, if the output has the
-                same two axes in front.
+                same two axes in front. An output of classes has other axes, whatever their sizes.
+            labels: The right classes (batch,), for an output of classes.
+            ids: The tokens (batch, length) that an output of tokens is about.
 
         Raises:
             ValueError: The shapes differ.
+            DataError: The labels or the ids do not fit the output.
         """
         if expected.shape != actual.shape:
             raise ValueError(f"output {self.name!r}: shapes {expected.shape} and {actual.shape}")
         if expected.size == 0:
             return
-        reference, other = (np.asarray(a, np.float64) for a in (expected, actual))
-        ignored = reference == other  # equal infinities: no difference, and no part of any norm
-        ignored &= ~np.isfinite(reference)
-        if mask is not None and expected.shape[:2] == mask.shape:
-            ignored |= ~mask.astype(bool).reshape(*mask.shape, *[1] * (expected.ndim - 2))
-        if ignored.any():
-            reference, other = (np.where(ignored, 0.0, a) for a in (reference, other))
-        rows = len(reference) if reference.ndim else 1
-        reference, other = reference.reshape(rows, -1), other.reshape(rows, -1)
+        if self.kind == "classes" or (mask is not None and expected.shape[:2] != mask.shape):
+            mask = None
+        if self.kind == "classes" and expected.ndim == 2:
+            self._classes.update(expected, actual, labels)
+        elif self.kind == "tokens" and ids is not None and expected.shape[:-1] == ids.shape:
+            self._tokens.update(expected, actual, ids, mask)
+        expected, actual = np.atleast_1d(expected), np.atleast_1d(actual)
+        step = max(1, _ENTRIES // expected[0].size)
+        for i in range(0, len(expected), step):
+            part = slice(i, i + step)
+            self._add(expected[part], actual[part], None if mask is None else mask[part])
+
+    def _add(self, expected: NDArray[Any], actual: NDArray[Any], mask: NDArray[Any] | None) -> None:
+        rows = len(expected)
+        reference, other = (a.astype(np.float64).reshape(rows, -1) for a in (expected, actual))
+        ignored = (reference == other) & ~np.isfinite(reference)  # equal infinities
+        if mask is not None:
+            ignored |= np.repeat(mask == 0, reference.shape[1] // mask.shape[1], axis=1)
+        reference[ignored] = other[ignored] = 0.0  # no difference, and no part of any norm
         difference = other - reference
+        absolute = np.abs(difference)
+        counted = absolute[~ignored]
+        self._quantiles.update(counted)
+        self._entries += counted.size
+        self._absolute += float(counted.sum())
         self._single_numbers = reference.shape[1] == 1
         with np.errstate(invalid="ignore"):
             self._products += float((reference * other).sum())
         self._other += float((other**2).sum())
         self._signal += float((reference**2).sum())
         self._noise += float((difference**2).sum())
-        self._largest = float(np.maximum(self._largest, np.abs(difference).max()))
+        self._largest = float(np.maximum(self._largest, absolute.max()))
         self._longest = float(np.maximum(self._longest, np.linalg.norm(difference, axis=1).max()))
         self._cosines += float(_cosines(reference, other).sum())
         self._samples += rows
@@ -109,7 +159,20 @@ class OutputMetrics:
         cosine = self._cosines / self._samples
         if self._single_numbers and 0.0 < self._signal * self._other < math.inf:
             cosine = self._products / math.sqrt(self._signal * self._other)
-        return OutputDiff(self.name, cosine, sqnr_db, self._largest, self._longest, self._samples)
+        classes, tokens = self._classes.result(), self._tokens.result()
+        return OutputDiff(
+            name=self.name,
+            cosine=cosine,
+            sqnr_db=sqnr_db,
+            max_abs_diff=self._largest,
+            max_sample_error=self._longest,
+            num_samples=self._samples,
+            mean_abs_diff=self._absolute / max(self._entries, 1),
+            p99_abs_diff=self._quantiles.at(0.99) if self._entries else 0.0,
+            kind=self.kind if classes or tokens else "numbers",
+            classes=classes,
+            tokens=tokens,
+        )
 
 
 def _cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

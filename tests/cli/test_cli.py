@@ -140,8 +140,13 @@ def test_missed_threshold_is_exit_1_and_says_by_how_much(folder: Path) -> None:
     arguments = ("diff", model, folder / "mlp-1bit.onnx", "--inputs", data, "--json", diff)
     missed = run(*arguments, "--fail-under", "cosine=0.9999", "--fail-under", "sqnr_db=-100")
     assert missed.exit_code == 1
-    assert "the threshold is 0.9999" in missed.output
-    assert [miss["metric"] for miss in json.loads(diff.read_text())["missed"]] == ["cosine"]
+    assert "missed: y: cosine is 0.6" in missed.output
+    assert "the threshold is ≥ 0.9999" in missed.output
+    verdicts = json.loads(diff.read_text())["verdicts"]
+    assert [(verdict["metric"], verdict["met"]) for verdict in verdicts] == [
+        ("cosine", False),
+        ("sqnr_db", True),
+    ]
 
 
 def test_identical_models_have_infinite_sqnr_and_valid_json(folder: Path) -> None:

@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fqonnx.diff.metrics import THRESHOLD_METRICS, OutputDiff, OutputMetrics
+from fqonnx.diff import CEILINGS, FLOORS, OutputDiff, OutputMetrics, Threshold, judge
 
 
 def measured(
@@ -30,6 +31,14 @@ def assert_same(a: OutputDiff, b: OutputDiff) -> None:
     assert a.max_abs_diff == b.max_abs_diff
 
 
+def assert_lost(result: OutputDiff) -> None:
+    """Check that no threshold on the measures of every output is met."""
+    thresholds = [Threshold(m, -1e9 if m in FLOORS else 1e9) for m in (*FLOORS, *CEILINGS)]
+    known = [threshold for threshold in thresholds if threshold.metric in result.measures()]
+    assert len(known) == 6
+    assert not any(verdict.met for verdict in judge([result], known))
+
+
 def test_measures_by_hand() -> None:
     expected = np.array([[3.0, 4.0], [1.0, 0.0]])
     actual = np.array([[4.0, 3.0], [1.0, 1.0]])
@@ -40,6 +49,9 @@ def test_measures_by_hand() -> None:
     assert result.sqnr_db == pytest.approx(10 * math.log10(26 / 3))
     assert result.max_abs_diff == 1.0
     assert result.max_sample_error == pytest.approx(math.sqrt(2))
+    assert result.mean_abs_diff == 0.75
+    assert result.p99_abs_diff == pytest.approx(1.0, rel=1 / 256)
+    assert (result.kind, result.classes, result.tokens) == ("numbers", None, None)
 
 
 @settings(deadline=None, max_examples=40)
@@ -56,7 +68,10 @@ def test_batches_give_what_one_batch_gives(
     edges = [0, *sorted(cuts), 12]
     for start, stop in pairwise(edges):
         metrics.update(expected[start:stop], actual[start:stop])
-    assert_same(metrics.result(), measured(expected, actual))
+    result, whole = metrics.result(), measured(expected, actual)
+    assert_same(result, whole)
+    assert result.mean_abs_diff == pytest.approx(whole.mean_abs_diff, rel=1e-12)
+    assert result.p99_abs_diff == whole.p99_abs_diff
 
 
 def test_equal_outputs_are_perfect() -> None:
@@ -151,7 +166,7 @@ def test_nan_makes_every_measure_nan(
     assert math.isnan(result.sqnr_db)
     assert math.isnan(result.max_abs_diff)
     assert result.num_samples == 5
-    assert all(result.misses(metric, -1e9) for metric in THRESHOLD_METRICS)
+    assert_lost(result)
 
 
 ONE_SIDED_INFINITIES = pytest.mark.parametrize(
@@ -172,7 +187,7 @@ def test_an_infinity_on_one_side_is_the_worst_result(
     with np.errstate(invalid="ignore"):
         result = measured(np.array(expected), np.array(actual))
     assert result.max_abs_diff == math.inf
-    assert all(result.misses(metric, -1e9) for metric in THRESHOLD_METRICS)
+    assert_lost(result)
 
 
 @ONE_SIDED_INFINITIES
@@ -231,21 +246,9 @@ def test_nothing_compared_is_not_a_number() -> None:
     assert math.isnan(result.cosine)
     assert math.isnan(result.sqnr_db)
     assert math.isnan(result.max_abs_diff)
-    assert result.misses("cosine", 0.0)
-
-
-def test_misses() -> None:
-    result = OutputDiff("y", 0.9, math.inf, max_abs_diff=1.0, max_sample_error=2.0, num_samples=1)
-    assert not result.misses("cosine", 0.89)
-    assert not result.misses("cosine", 0.9)
-    assert result.misses("cosine", 0.91)
-    assert not result.misses("sqnr_db", 1e9)
-    lost = OutputDiff(
-        "y", math.nan, -math.inf, max_abs_diff=1.0, max_sample_error=2.0, num_samples=1
-    )
-    assert lost.misses("cosine", -1.0)
-    assert lost.misses("sqnr_db", 0.0)
-    assert result.misses("cosine", math.nan)
+    assert math.isnan(result.mean_abs_diff)
+    assert math.isnan(result.p99_abs_diff)
+    assert_lost(result)
 
 
 def test_inputs_are_left_as_they_were() -> None:
@@ -254,3 +257,99 @@ def test_inputs_are_left_as_they_were() -> None:
     measured(expected, actual, np.array([[1, 0, 1], [0, 1, 1]]))
     assert np.array_equal(expected, before[0])
     assert np.array_equal(actual, before[1])
+
+
+def test_masked_entries_are_in_no_mean() -> None:
+    expected, mask = np.zeros((1, 4, 2)), np.array([[1, 1, 0, 0]])
+    actual = np.array([[[1.0, 3.0], [1.0, 3.0], [9.0, 9.0], [9.0, 9.0]]])
+    assert measured(expected, actual, mask).mean_abs_diff == 2.0
+    nothing = measured(expected, actual, mask * 0)
+    assert (nothing.mean_abs_diff, nothing.p99_abs_diff, nothing.cosine) == (0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (7, 3), (7, 3, 2)])
+def test_parts_of_a_batch_give_what_the_batch_gives(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, actual = noisy(shape)
+    mask = np.random.default_rng(1).integers(0, 2, (7, 3))
+    whole = measured(expected, actual, mask)
+    for entries in (1, 13):
+        monkeypatch.setattr("fqonnx.diff.metrics._ENTRIES", entries)
+        parts = measured(expected, actual, mask)
+        assert_same(parts, whole)
+        assert parts.mean_abs_diff == pytest.approx(whole.mean_abs_diff, rel=1e-12)
+        assert parts.p99_abs_diff == whole.p99_abs_diff
+
+
+def test_memory_is_that_of_a_sample_not_of_a_batch() -> None:
+    words, length = 8192, 128
+    row = np.random.default_rng(0).standard_normal((1, length, words), np.float32)
+    ids = np.zeros((16, length), np.int64)
+    batch = np.broadcast_to(row, (16, length, words))
+    tracemalloc.start()
+    try:
+        metrics = OutputMetrics("y", "tokens")
+        metrics.update(batch, batch, ids=ids)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * 8 * row.size  # two batches in float64 are 32 × 8 × that
+
+
+def test_differences_beyond_float32_are_counted() -> None:
+    expected, actual = np.array([[1e300, 0.0]]), np.array([[-1e300, 1.0]])
+    with np.errstate(over="ignore"):
+        result = measured(expected, actual)
+    assert result.max_abs_diff == 2e300
+    assert result.p99_abs_diff == math.inf
+
+
+def test_halves_do_not_overflow() -> None:
+    expected, actual = np.full((2, 3), 60000, np.float16), np.full((2, 3), -60000, np.float16)
+    result = measured(expected, actual)
+    assert result.max_abs_diff == result.mean_abs_diff == 2 * float(expected[0, 0])
+    metrics = OutputMetrics("y", "classes")
+    metrics.update(expected, actual)
+    assert metrics.result().max_abs_diff == result.max_abs_diff
+
+
+def test_a_mask_of_as_many_positions_as_there_are_classes_hides_no_class() -> None:
+    expected, actual = noisy((2, 3))
+    metrics = OutputMetrics("y", "classes")
+    metrics.update(expected, actual, np.array([[1, 0, 0], [1, 1, 0]]))
+    assert_same(metrics.result(), measured(expected, actual))
+
+
+def test_an_output_of_classes_or_tokens_has_their_measures() -> None:
+    expected, actual = noisy((3, 4))
+    metrics = OutputMetrics("y", "classes")
+    metrics.update(expected, actual, labels=expected.argmax(axis=1))
+    result = metrics.result()
+    assert result.kind == "classes"
+    assert result.classes is not None
+    assert result.measures()["float_accuracy"] == 1.0
+    assert {"cosine", "top1_agreement", "compiled_accuracy"} <= set(result.measures())
+    metrics = OutputMetrics("y", "tokens")
+    metrics.update(expected[None], actual[None], np.array([[1, 1, 0]]), ids=np.array([[0, 1, 2]]))
+    result = metrics.result()
+    assert result.tokens is not None
+    assert result.tokens.num_tokens == 2
+    assert {"cosine", "kl_mean", "compiled_perplexity"} <= set(result.measures())
+
+
+def test_what_turns_out_to_be_neither_classes_nor_tokens_is_numbers() -> None:
+    for kind, shape in (("classes", (2,)), ("classes", (2, 3, 4)), ("tokens", (2, 1, 4))):
+        expected, actual = noisy(shape)
+        metrics = OutputMetrics("y", kind)
+        metrics.update(expected, actual, ids=np.zeros((2, 3), np.int64))
+        assert metrics.result() == measured(expected, actual)
+
+
+def test_a_mask_of_another_length_is_ignored_for_tokens() -> None:
+    expected, actual = noisy((1, 3, 4))
+    metrics = OutputMetrics("y", "tokens")
+    metrics.update(expected, actual, np.zeros((1, 9), np.int64), ids=np.array([[0, 1, 2]]))
+    result = metrics.result()
+    assert result.tokens is not None
+    assert result.tokens.num_tokens == 3

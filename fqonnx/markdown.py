@@ -1,0 +1,72 @@
+"""The report of ``fqonnx diff`` as Markdown, for a pipeline's summary page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from fqonnx.diff.rows import rows
+from fqonnx.diff.thresholds import FLOORS, Threshold, Verdict
+from fqonnx.report import DiffReport
+
+
+def to_markdown(report: DiffReport) -> str:
+    """Return a page: the verdict first, then the measures of each output."""
+    return "\n".join(_lines(report)) + "\n"
+
+
+def _lines(report: DiffReport) -> Iterator[str]:
+    model, samples = report.model, report.samples
+    missed = [verdict for verdict in report.verdicts if not verdict.met]
+    if report.verdicts:
+        total = len(report.verdicts)
+        yield f"# {f'Missed {len(missed)}' if missed else 'Met all'} of {total} thresholds"
+        yield ""
+        yield from (f"- {_text(verdict_line(verdict))}" for verdict in report.verdicts)
+    else:
+        yield "# Float against compiled"
+    yield ""
+    ratio = model.float_bytes / model.compiled_bytes
+    yield (
+        f"{model.float_bytes / 1e6:.2f} MB to {model.compiled_bytes / 1e6:.2f} MB, {ratio:.1f} "
+        f"times smaller. Compared on {samples.num_samples} samples ({samples.source})."
+    )
+    noise = {output.name: output for output in report.noise}
+    for output in report.outputs:
+        yield from ("", f"## {_text(output.name)} ({output.kind})", "")
+        yield from _table(
+            ("", "float", "compiled", "noise floor (float16)"),
+            [
+                (row.title, row.float_value, row.compiled, row.noise)
+                for row in rows(output, noise.get(output.name))
+            ],
+        )
+    yield from ("", "| | |", "|---|---|")
+    for name, digest in (("samples", samples.digest), *report.files.items()):
+        yield f"| {_text(name)}, SHA-256 | `{digest}` |"
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    yield f"| versions | {versions} |"
+
+
+def verdict_line(verdict: Verdict) -> str:
+    """Return what became of a threshold in words."""
+    sign = "≥" if verdict.metric in FLOORS else "≤"
+    shown = f"{verdict.found:.4g}"
+    if Threshold(verdict.metric, verdict.threshold).admits(float(shown)) != verdict.met:
+        shown = repr(verdict.found)  # rounded, it would be on the other side
+    found = f"{verdict.output}: {verdict.metric} is {shown}"
+    if verdict.met:
+        return f"met: {found}, {sign} {verdict.threshold}"
+    return f"missed: {found}, the threshold is {sign} {verdict.threshold}"
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield "| " + " | ".join(head) + " |"
+    yield "|---|" + "---:|" * (len(head) - 1)
+    for cells in body:
+        yield "| " + " | ".join(map(_text, cells)) + " |"
+
+
+def _text(value: str) -> str:
+    """Return a name as text: it may hold what Markdown or HTML reads."""
+    return re.sub(r"[\\`*_{}\[\]<>|#~$&@]", r"\\\g<0>", " ".join(value.split()))
