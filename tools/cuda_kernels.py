@@ -151,7 +151,7 @@ class Kernel:
         self._inputs = _Inputs(*(self._pointer(self._tensors.get(name)) for name in PACKED))
         if num_bytes := library.fqonnx_cuda_table_bytes(self._op):
             self._tables = memory.empty(num_bytes)
-            self._call("set_tables", self._op, self._pointer(self._tables), self._stream())
+            self._call("set_tables", self._op, self._pointer(self._tables))
 
     def __del__(self) -> None:
         self._library.fqonnx_cuda_destroy(self._op)

@@ -113,13 +113,21 @@ class RunContext {
     return static_cast<const Element*>(data);
   }
 
-  template <class Element>
-  Element* output(const std::vector<int64_t>& shape) const {
+  OrtValue* output_value(const std::vector<int64_t>& shape) const {
     OrtValue* value;
     check(api_, api_.KernelContext_GetOutput(context_, 0, shape.data(), shape.size(), &value));
+    return value;
+  }
+
+  void* mutable_data(OrtValue* value) const {
     void* data;
     check(api_, api_.GetTensorMutableData(value, &data));
-    return static_cast<Element*>(data);
+    return data;
+  }
+
+  template <class Element>
+  Element* output(const std::vector<int64_t>& shape) const {
+    return static_cast<Element*>(mutable_data(output_value(shape)));
   }
 
  private:

@@ -30,7 +30,7 @@ struct Weight {
   uint32_t row_bytes;
   uint32_t aligned;   // whether each lane's share of a step can be loaded at once
 
-  __device__ uint32_t steps() const { return (columns + kStep - 1) / kStep; }
+  __host__ __device__ uint32_t steps() const { return (columns + kStep - 1) / kStep; }
   __device__ float middle() const { return 0.5f * float((1u << bits) - 1); }
 };
 

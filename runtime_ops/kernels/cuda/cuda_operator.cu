@@ -72,11 +72,11 @@ CudaOperator::CudaOperator(const Attributes& attributes)
       frame_in_(tables_in_.on_device(nullptr)),
       frame_out_(tables_out_.on_device(nullptr)) {}
 
-void CudaOperator::set_tables(void* memory, void* stream) {
+void CudaOperator::set_tables(void* memory) {
   unsigned char* at = static_cast<unsigned char*>(memory);
   const auto copy = [&](const FrameTables& tables) {
     const std::vector<unsigned char>& bytes = tables.bytes();
-    if (!bytes.empty()) copy_to_device(at, bytes.data(), bytes.size(), cudaStream_t(stream));
+    if (!bytes.empty()) copy_to_device(at, bytes.data(), bytes.size());
     const DeviceFrame frame = tables.on_device(at);
     at += bytes.size();
     return frame;

@@ -1,7 +1,7 @@
 // FrameMatMul and FrameDequant of docs/format.md on the memory of a GPU.
 //
-// Nothing here allocates, waits, or uses another stream than the caller's: a call may be captured
-// into a CUDA graph. Pointers are to memory of the current device.
+// Nothing but set_tables allocates, waits, or uses another stream than the caller's: a call may be
+// captured into a CUDA graph. Pointers are to memory of the current device.
 #pragma once
 
 #include <cstddef>
@@ -27,10 +27,10 @@ class CudaOperator {
 
   const FrameOperator& extents() const { return extents_; }
 
-  // Bytes of the tables of its frames; before the first call they are copied to `memory`, which
-  // has to stay. 0, and no copy, where both frames are identities or Hadamard of an order 2^p.
+  // Bytes of the tables of its frames, which are copied to `memory` before the first call, and have
+  // to stay. 0, and no copy, where both frames are identities or Hadamard frames of order 2^p.
   size_t table_bytes() const { return tables_in_.bytes().size() + tables_out_.bytes().size(); }
-  void set_tables(void* memory, void* stream);
+  void set_tables(void* memory);
 
   // Y (rows, dim_out) = (X·T_inᵀ)·Ĉ·T_out + bias; X, bias and Y are of one type. Y is in pieces, of
   // which there is one unless frame_out is the identity.

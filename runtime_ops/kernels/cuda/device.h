@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #ifdef FQONNX_CUDA_EMULATED
 #include "emulator.h"
@@ -50,12 +51,22 @@ inline void check(cudaError_t error) {
 }
 
 inline Device current_device() {
-  int device, processors, shared_bytes, major;
-  check(cudaGetDevice(&device));
-  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
-  check(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  return {unsigned(processors), size_t(shared_bytes), major >= 9};
+  int current;
+  check(cudaGetDevice(&current));
+  static const std::vector<Device> devices = [] {
+    int count;
+    check(cudaGetDeviceCount(&count));
+    std::vector<Device> devices;
+    for (int i = 0; i < count; ++i) {
+      int processors, shared_bytes, major;
+      check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, i));
+      check(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, i));
+      check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, i));
+      devices.push_back({unsigned(processors), size_t(shared_bytes), major >= 9});
+    }
+    return devices;
+  }();
+  return devices[size_t(current)];
 }
 
 template <class... Parameters>
@@ -78,8 +89,10 @@ void launch(void (*kernel)(Parameters...), const Launch& how, Parameters... argu
   check(cudaLaunchKernelEx(&config, kernel, arguments...));
 }
 
-inline void copy_to_device(void* to, const void* from, size_t bytes, cudaStream_t stream) {
-  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream));
+// Is done when it returns.
+inline void copy_to_device(void* to, const void* from, size_t bytes) {
+  check(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice));
+  check(cudaStreamSynchronize(nullptr));
 }
 
 __device__ inline unsigned char* shared_memory() {

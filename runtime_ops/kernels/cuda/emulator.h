@@ -75,7 +75,7 @@ inline void expect_aligned(const void* at, size_t bytes) {
 
 using std::min;
 
-inline void copy_to_device(void* to, const void* from, size_t bytes, cudaStream_t) {
+inline void copy_to_device(void* to, const void* from, size_t bytes) {
   std::memcpy(to, from, bytes);
 }
 

@@ -65,8 +65,8 @@ FQONNX_EXPORT void fqonnx_cuda_destroy(CudaOperator* op) { delete op; }
 
 FQONNX_EXPORT size_t fqonnx_cuda_table_bytes(const CudaOperator* op) { return op->table_bytes(); }
 
-FQONNX_EXPORT const char* fqonnx_cuda_set_tables(CudaOperator* op, void* memory, void* stream) {
-  return guard([&] { op->set_tables(memory, stream); });
+FQONNX_EXPORT const char* fqonnx_cuda_set_tables(CudaOperator* op, void* memory) {
+  return guard([&] { op->set_tables(memory); });
 }
 
 FQONNX_EXPORT const char* fqonnx_cuda_matmul_scratch(const CudaOperator* op, size_t rows,

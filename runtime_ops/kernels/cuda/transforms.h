@@ -16,9 +16,9 @@ struct Activations {
   Element element;    // kHalf or kBFloat16
   uint32_t bits, grouped;  // of the codes that they meet
 
-  __device__ uint32_t tile_rows() const { return rows < 8 ? rows : 8; }
-  __device__ size_t tile_size() const { return size_t(tile_rows()) * steps * kStep; }
-  __device__ size_t piece_size() const { return (rows + 7) / 8 * tile_size(); }
+  __host__ __device__ uint32_t tile_rows() const { return rows < 8 ? rows : 8; }
+  __host__ __device__ size_t tile_size() const { return size_t(tile_rows()) * steps * kStep; }
+  __host__ __device__ size_t piece_size() const { return (rows + 7) / 8 * tile_size(); }
 };
 
 // Memory of a row's transform: shared where it fits, else in scratch.

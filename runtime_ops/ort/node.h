@@ -1,0 +1,132 @@
+// What a node of an operator is on every device: its attributes, and inputs of the right shapes.
+#pragma once
+
+#include "kernel.h"
+#include "operators.h"
+
+namespace fqonnx {
+
+// Places of the packed inputs behind X, which FrameDequant does not have.
+enum Input : size_t { kCodes, kScales, kZeroPoints, kSignsIn, kSignsOut, kPackedInputs };
+
+inline FrameAttributes read_frame(const NodeInfo& node, const std::string& side) {
+  FrameAttributes frame;
+  frame.kind = node.string(("frame_" + side).c_str());
+  frame.dim = node.integer(("dim_" + side).c_str());
+  frame.num_vectors = node.integer(("num_vectors_" + side).c_str());
+  if (frame.kind == "fusion") frame.subspaces = node.integers(("subspaces_" + side).c_str());
+  return frame;
+}
+
+inline Accuracy read_accuracy(const NodeInfo& node) {
+  const std::string accuracy = node.string_or("accuracy", "exact");
+  if (accuracy != "exact" && accuracy != "fast") {
+    throw std::invalid_argument("accuracy \"" + accuracy + "\", expected exact or fast");
+  }
+  return accuracy == "fast" ? Accuracy::kFast : Accuracy::kExact;
+}
+
+inline Attributes read_attributes(const NodeInfo& node) {
+  Attributes attributes;
+  const int64_t layout = node.integer("layout");  // of another layout nothing else may be read
+  if (layout != 1) {
+    throw std::invalid_argument("layout " + std::to_string(layout) + ", this library reads 1");
+  }
+  const std::string codebook = node.string("codebook");
+  if (codebook != "scalar") throw std::invalid_argument("unknown codebook \"" + codebook + "\"");
+  attributes.frame_in = read_frame(node, "in");
+  attributes.frame_out = read_frame(node, "out");
+  attributes.bits = node.integer("bits");
+  attributes.block_size = node.integer("block_size");
+  attributes.group_size = node.integer("group_size");
+  attributes.accuracy = read_accuracy(node);
+  return attributes;
+}
+
+// One node of a session.
+class Node {
+ public:
+  // Runs `compute`, whose exceptions become a status that names the node.
+  template <class Compute>
+  OrtStatus* guard(const Compute& compute) const noexcept {
+    try {
+      compute();
+      return nullptr;
+    } catch (const std::exception& error) {
+      return api_.CreateStatus(ORT_INVALID_ARGUMENT, (name_ + ": " + error.what()).c_str());
+    }
+  }
+
+ protected:
+  Node(const OrtApi& api, const NodeInfo& info)
+      : api_(api), name_(info.name()), attributes_(read_attributes(info)), operator_(attributes_) {}
+
+  struct MatmulInputs {
+    size_t rows;
+    std::vector<int64_t> output_shape;
+    PackedInputs packed;
+    const OrtValue* bias;
+  };
+  MatmulInputs read_matmul(const RunContext& run) const {
+    MatmulInputs inputs;
+    inputs.output_shape = run.shape(run.input(0));
+    std::vector<int64_t>& shape = inputs.output_shape;
+    const size_t dim_in = operator_.frame_in().dim(), dim_out = operator_.frame_out().dim();
+    if (shape.empty() || shape.back() != int64_t(dim_in)) {
+      throw std::invalid_argument("the last axis of X is not dim_in, " + std::to_string(dim_in));
+    }
+    inputs.rows = 1;
+    for (size_t i = 0; i + 1 < shape.size(); ++i) inputs.rows *= size_t(shape[i]);
+    shape.back() = int64_t(dim_out);
+    inputs.packed = read_packed(run, 1);
+    inputs.bias = run.input(1 + kPackedInputs);
+    if (inputs.bias != nullptr) expect(run, inputs.bias, {dim_out}, "bias");
+    return inputs;
+  }
+
+  std::vector<int64_t> weight_shape() const {
+    return {int64_t(operator_.frame_in().dim()), int64_t(operator_.frame_out().dim())};
+  }
+
+  void expect(const RunContext& run, const OrtValue* value, const std::vector<size_t>& shape,
+              const char* name) const {
+    const std::vector<int64_t> found = run.shape(value);
+    bool equal = found.size() == shape.size();
+    for (size_t i = 0; equal && i < shape.size(); ++i) equal = found[i] == int64_t(shape[i]);
+    if (equal) return;
+    std::string message = std::string("the input ") + name + " has the shape (";
+    for (const int64_t size : found) message += std::to_string(size) + ",";
+    message += "), expected (";
+    for (const size_t size : shape) message += std::to_string(size) + ",";
+    throw std::invalid_argument(message + ")");
+  }
+
+  const uint8_t* read_signs(const RunContext& run, size_t index, const Frame& frame,
+                            const char* name) const {
+    if (!frame.has_signs()) return nullptr;
+    const OrtValue* value = run.input(index);
+    if (value == nullptr) throw std::invalid_argument(std::string("no input ") + name);
+    expect(run, value, {(frame.dim() + 7) / 8}, name);
+    return run.data<uint8_t>(value);
+  }
+
+  PackedInputs read_packed(const RunContext& run, size_t first) const {
+    const size_t rows = operator_.frame_out().num_vectors();
+    const OrtValue *codes = run.input(first + kCodes), *scales = run.input(first + kScales);
+    const OrtValue* zero_points = run.input(first + kZeroPoints);
+    expect(run, codes, {rows, operator_.blocks(), operator_.block_bytes()}, "codes");
+    expect(run, scales, {rows, operator_.groups()}, "scales");
+    if (zero_points) expect(run, zero_points, {rows, operator_.groups()}, "zero_points");
+    return {run.data<uint8_t>(codes), run.data<uint16_t>(scales),
+            zero_points ? run.data<uint8_t>(zero_points) : nullptr,
+            read_signs(run, first + kSignsIn, operator_.frame_in(), "signs_in"),
+            read_signs(run, first + kSignsOut, operator_.frame_out(), "signs_out")};
+  }
+
+  const OrtApi& api_;
+  std::string name_;
+  Attributes attributes_;
+  FrameOperator operator_;
+};
+
+}  // namespace fqonnx
