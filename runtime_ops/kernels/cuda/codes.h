@@ -164,18 +164,19 @@ struct Unpacking {
   }
 
   // The values of a pair of codes of half a share.
-  __device__ static uint32_t values(const uint32_t* half, uint32_t pair,
-                                    const uint32_t (&offsets)[kPlaces]) {
+  template <uint32_t kPair>
+  __device__ __forceinline__ static uint32_t values(const uint32_t* half,
+                                                    const uint32_t (&offsets)[kPlaces]) {
     constexpr uint32_t kPairs = codes_per_word(kBits) / 2;
-    const uint32_t i = pair % kPairs, s = place(i);
-    const uint32_t exponent = Number::kBias + Number::kMantissa - s;
-    const uint32_t low = shifted(half[pair / kPairs], int(kDistance * i) - int(s));
-    uint32_t number = (low & pairs_of(((1u << kDistance) - 1) << s)) |
-                      pairs_of(exponent << Number::kMantissa);
+    constexpr uint32_t i = kPair % kPairs, s = place(i);
+    constexpr uint32_t kOne = (Number::kBias + Number::kMantissa - s) << Number::kMantissa;
+    constexpr uint32_t kMask = pairs_of(((1u << kDistance) - 1) << s);
+    const uint32_t low = shifted(half[kPair / kPairs], int(kDistance * i) - int(s));
+    uint32_t number = select_bits<kMask>(low, pairs_of(kOne));
     if constexpr (kBits == 3) {
-      const uint32_t bits = half[2] >> 16 * (pair / kPairs);
+      const uint32_t bits = half[2] >> 16 * (kPair / kPairs);
       const uint32_t apart = (bits & 0xff) | (bits & 0xff00) << 8;
-      number |= shifted(apart, int(i) - int(s) - 2) & pairs_of(4u << s);
+      number = select_bits<pairs_of(4u << s)>(shifted(apart, int(i) - int(s) - 2), number);
     }
     return add_pairs<Number>(number, offsets[i % kPlaces]);
   }

@@ -20,7 +20,7 @@ __host__ __device__ constexpr uint32_t steps_ahead(uint32_t bits) {
   return bits == 1 ? 4 : bits == 2 ? 2 : 1;
 }
 
-template <class Number, uint32_t kBits>
+template <class Number, uint32_t kBits, uint32_t kPieces>
 __global__ void __launch_bounds__(kWarps* kLanes, kBlocksPerProcessor) decode_tiles(Product p) {
   constexpr uint32_t kAhead = steps_ahead(kBits);
   const uint32_t warp = threadIdx.x / kLanes, warps = blockDim.x / kLanes;
@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kWarps* kLanes, kBlocksPerProcessor) decode_ti
   load_next(tile, turn);
 
   wait_for_kernel_before();
-  for (uint32_t piece = 0; piece < p.x.pieces; ++piece) {
+  for (uint32_t piece = 0; piece < kPieces; ++piece) {
     const auto* from = reinterpret_cast<const unsigned char*>(p.x.numbers + piece * p.x.piece_size());
     for (uint32_t i = threadIdx.x * 16; i < piece_bytes; i += blockDim.x * 16) {
       copy_async(activations + piece * piece_bytes + i, from + span.first * step_bytes + i);
@@ -61,8 +61,9 @@ __global__ void __launch_bounds__(kWarps* kLanes, kBlocksPerProcessor) decode_ti
   wait_for_copies<0>();
   __syncthreads();
 
-  const bool idle = lane / 4 >= p.x.rows;
   const uint32_t quad_bytes = 64 * p.x.rows;
+  // Lanes that have no row of X take the last one: nobody looks at what they give.
+  const uint32_t first_quad = min(lane / 4, p.x.rows - 1) * 64 + lane % 4 * 16;
   RowPair<Number, kBits> rows;
   float sums[1][4] = {};
   uint32_t buffer = 0;
@@ -83,13 +84,12 @@ __global__ void __launch_bounds__(kWarps* kLanes, kBlocksPerProcessor) decode_ti
         exchange_halves<kBits>(steps[i].shares[0]);
         exchange_halves<kBits>(steps[i].shares[1]);
       }
-      const unsigned char* at = activations + (step - span.first) * step_bytes + lane * 16;
+      const unsigned char* at = activations + (step - span.first) * step_bytes + first_quad;
 #pragma unroll
       for (uint32_t half = 0; half < 2; ++half) {
         if (p.weight.grouped) rows.begin_group(p.weight, steps[i], half);
-        multiply_half<Number, kBits, 1>(
-            steps[i].shares, half, rows,
-            {at + half * 4 * quad_bytes, quad_bytes, 0, piece_bytes, 1, p.x.pieces, idle}, sums);
+        const Quads quads{at + half * 4 * quad_bytes, quad_bytes, 0, piece_bytes, 1};
+        HalfStep<Number, kBits, 1, kPieces>{steps[i], half, rows, quads}.add_to(sums);
       }
     }
 
@@ -123,13 +123,13 @@ size_t step_bytes(const Activations& x) { return size_t(kStep) * 2 * x.rows * x.
 
 uint32_t num_tiles(const Weight& weight) { return (weight.rows + kTileRows - 1) / kTileRows; }
 
-template <class Number>
+template <class Number, uint32_t kPieces>
 void launch_decode(const Product& p, const Launch& how) {
   switch (p.weight.bits) {
-    case 1: return launch(decode_tiles<Number, 1>, how, p);
-    case 2: return launch(decode_tiles<Number, 2>, how, p);
-    case 3: return launch(decode_tiles<Number, 3>, how, p);
-    default: return launch(decode_tiles<Number, 4>, how, p);
+    case 1: return launch(decode_tiles<Number, 1, kPieces>, how, p);
+    case 2: return launch(decode_tiles<Number, 2, kPieces>, how, p);
+    case 3: return launch(decode_tiles<Number, 3, kPieces>, how, p);
+    default: return launch(decode_tiles<Number, 4, kPieces>, how, p);
   }
 }
 
@@ -155,7 +155,8 @@ void decode(const Product& p, const Device& device, cudaStream_t stream) {
   const uint32_t resident = std::max(1u, kBlocksPerProcessor * device.processors / p.splits);
   const Launch how{dim3(std::min(tiles, resident), p.splits), warps * kLanes,
                    kSharedSums + steps * step_bytes(p.x), stream, device.early_launches};
-  p.x.element == Element::kHalf ? launch_decode<Half>(p, how) : launch_decode<BFloat16>(p, how);
+  if (p.x.element == Element::kHalf) return launch_decode<Half, 1>(p, how);
+  p.x.pieces == 1 ? launch_decode<BFloat16, 1>(p, how) : launch_decode<BFloat16, 3>(p, how);
 }
 
 }  // namespace fqonnx::cuda

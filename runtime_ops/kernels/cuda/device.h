@@ -116,6 +116,14 @@ __device__ inline uint2 load_once(const uint2* at) {
   return x;
 }
 
+// (x & kMask) | bits in one instruction, which has room for one constant: `bits` stay in a register.
+template <uint32_t kMask>
+__device__ __forceinline__ uint32_t select_bits(uint32_t x, uint32_t bits) {
+  uint32_t result;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(x), "n"(kMask), "r"(bits));
+  return result;
+}
+
 // Copies 16 bytes to shared memory behind the thread's back, until wait_for_copies.
 __device__ inline void copy_async(void* shared, const void* global) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(

@@ -87,6 +87,11 @@ Vector load_once(const Vector* at) {
   return *at;
 }
 
+template <uint32_t kMask>
+uint32_t select_bits(uint32_t x, uint32_t bits) {
+  return (x & kMask) | bits;
+}
+
 inline void copy_async(void* shared, const void* global) { emulator::copy_async(shared, global); }
 inline void commit_copies() { emulator::commit_copies(); }
 template <int kStillRunning>

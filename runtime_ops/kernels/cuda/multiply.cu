@@ -16,7 +16,7 @@ constexpr uint32_t kPitch = kColumns + 4;          // of sums in shared memory, 
 constexpr uint32_t kTileBytes = 8 * kStep * 2;     // activations of a step, for 8 rows
 constexpr uint32_t kFlagBytes = 16;
 
-template <class Number, uint32_t kBits, uint32_t kTiles>
+template <class Number, uint32_t kBits, uint32_t kTiles, uint32_t kPieces>
 __global__ void __launch_bounds__(kWarps* kLanes, 2) multiply_tiles_of_rows(Product p) {
   const uint32_t warp = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
   const uint32_t first_column = blockIdx.x * kColumns, first_row = blockIdx.z * kTiles * 8;
@@ -24,11 +24,11 @@ __global__ void __launch_bounds__(kWarps* kLanes, 2) multiply_tiles_of_rows(Prod
   const Span span = span_of_split(blockIdx.y, p.splits, p.weight.steps());
   uint32_t* const flag = reinterpret_cast<uint32_t*>(shared_memory());
   unsigned char* const activations = shared_memory() + kFlagBytes;
-  const uint32_t piece_bytes = kTiles * kTileBytes, buffer_bytes = p.x.pieces * piece_bytes;
+  constexpr uint32_t piece_bytes = kTiles * kTileBytes, buffer_bytes = kPieces * piece_bytes;
 
   const auto stage = [&](uint32_t step) {
     unsigned char* to = activations + step % 2 * buffer_bytes;
-    for (uint32_t part = 0; part < p.x.pieces * tiles; ++part) {
+    for (uint32_t part = 0; part < kPieces * tiles; ++part) {
       const uint32_t piece = part / tiles, tile = part % tiles;
       const auto* from = reinterpret_cast<const unsigned char*>(
           p.x.numbers + piece * p.x.piece_size() + (first_row / 8 + tile) * p.x.tile_size());
@@ -63,13 +63,11 @@ __global__ void __launch_bounds__(kWarps* kLanes, 2) multiply_tiles_of_rows(Prod
     }
     constexpr uint32_t kQuadBytes = 64 * 8;
     const unsigned char* at = activations + step % 2 * buffer_bytes + lane * 16;
-#pragma unroll 1
+#pragma unroll
     for (uint32_t half = 0; half < 2; ++half) {
       if (p.weight.grouped) row_pair.begin_group(p.weight, codes, half);
-      multiply_half<Number, kBits, kTiles>(codes.shares, half, row_pair,
-                                           {at + half * 4 * kQuadBytes, kQuadBytes, kTileBytes,
-                                            piece_bytes, tiles, p.x.pieces, false},
-                                           sums);
+      const Quads quads{at + half * 4 * kQuadBytes, kQuadBytes, kTileBytes, piece_bytes, tiles};
+      HalfStep<Number, kBits, kTiles, kPieces>{codes, half, row_pair, quads}.add_to(sums);
     }
   }
 
@@ -99,13 +97,13 @@ dim3 grid_of(const Weight& weight, const Activations& x, uint32_t splits) {
   return dim3((weight.rows + kColumns - 1) / kColumns, splits, (x.rows + rows - 1) / rows);
 }
 
-template <class Number, uint32_t kTiles>
+template <class Number, uint32_t kTiles, uint32_t kPieces>
 void launch_multiply(const Product& p, const Launch& how) {
   switch (p.weight.bits) {
-    case 1: return launch(multiply_tiles_of_rows<Number, 1, kTiles>, how, p);
-    case 2: return launch(multiply_tiles_of_rows<Number, 2, kTiles>, how, p);
-    case 3: return launch(multiply_tiles_of_rows<Number, 3, kTiles>, how, p);
-    default: return launch(multiply_tiles_of_rows<Number, 4, kTiles>, how, p);
+    case 1: return launch(multiply_tiles_of_rows<Number, 1, kTiles, kPieces>, how, p);
+    case 2: return launch(multiply_tiles_of_rows<Number, 2, kTiles, kPieces>, how, p);
+    case 3: return launch(multiply_tiles_of_rows<Number, 3, kTiles, kPieces>, how, p);
+    default: return launch(multiply_tiles_of_rows<Number, 4, kTiles, kPieces>, how, p);
   }
 }
 
@@ -128,9 +126,11 @@ void multiply(const Product& p, const Device& device, cudaStream_t stream) {
   const Launch how{grid_of(p.weight, p.x, p.splits), kWarps * kLanes,
                    kFlagBytes + std::max(activations, sums), stream, device.early_launches};
   if (p.x.element == Element::kHalf) {
-    tiles == 2 ? launch_multiply<Half, 2>(p, how) : launch_multiply<Half, 8>(p, how);
+    tiles == 2 ? launch_multiply<Half, 2, 1>(p, how) : launch_multiply<Half, 8, 1>(p, how);
+  } else if (p.x.pieces == 1) {
+    tiles == 2 ? launch_multiply<BFloat16, 2, 1>(p, how) : launch_multiply<BFloat16, 8, 1>(p, how);
   } else {
-    tiles == 2 ? launch_multiply<BFloat16, 2>(p, how) : launch_multiply<BFloat16, 8>(p, how);
+    launch_multiply<BFloat16, 2, 3>(p, how);
   }
 }
 

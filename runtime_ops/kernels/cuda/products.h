@@ -67,8 +67,7 @@ __device__ inline uint4 load_quad(const unsigned char* shared) {
 struct Quads {
   const unsigned char* first;
   uint32_t quad_bytes, tile_bytes, piece_bytes;
-  uint32_t tiles, pieces;
-  bool idle;  // this lane has no row of X
+  uint32_t tiles;
 };
 
 // A step of two rows of codes, loaded ahead of its use.
@@ -123,42 +122,52 @@ struct RowPair {
 };
 
 // Half a step: the lane's codes of two rows times kTiles × 8 rows of X.
-template <class Number, uint32_t kBits, uint32_t kTiles>
-__device__ __forceinline__ void multiply_half(const Share<kBits> (&shares)[2], uint32_t half,
-                                              const RowPair<Number, kBits>& rows,
-                                              const Quads& quads, float (&sums)[kTiles][4]) {
+template <class Number, uint32_t kBits, uint32_t kTiles, uint32_t kPieces>
+struct HalfStep {
+  const Step<kBits>& codes;
+  uint32_t half;
+  const RowPair<Number, kBits>& rows;
+  const Quads& quads;
   float products[kTiles][4] = {};
-#pragma unroll
-  for (uint32_t quad = 0; quad < 4; ++quad) {
-    uint32_t values[2][4];
+
+  template <uint32_t kQuad>
+  __device__ __forceinline__ void multiply_quad() {
+    uint32_t a[2][4];  // of two tensor products
 #pragma unroll
     for (uint32_t i = 0; i < 2; ++i) {
-#pragma unroll
-      for (uint32_t pair = 0; pair < 4; ++pair) {
-        values[i][pair] = Unpacking<Number, kBits>::values(shares[i].words + half * kBits,
-                                                           4 * quad + pair, rows.offsets[i]);
-      }
+      using Unpack = Unpacking<Number, kBits>;
+      const uint32_t* words = codes.shares[i].words + half * kBits;
+      a[0][i] = Unpack::template values<4 * kQuad>(words, rows.offsets[i]);
+      a[0][2 + i] = Unpack::template values<4 * kQuad + 1>(words, rows.offsets[i]);
+      a[1][i] = Unpack::template values<4 * kQuad + 2>(words, rows.offsets[i]);
+      a[1][2 + i] = Unpack::template values<4 * kQuad + 3>(words, rows.offsets[i]);
     }
-    const uint32_t first[4] = {values[0][0], values[1][0], values[0][1], values[1][1]};
-    const uint32_t second[4] = {values[0][2], values[1][2], values[0][3], values[1][3]};
 #pragma unroll
     for (uint32_t tile = 0; tile < kTiles; ++tile) {
       if (tile >= quads.tiles) break;
-      const unsigned char* at = quads.first + quad * quads.quad_bytes + tile * quads.tile_bytes;
-      for (uint32_t piece = 0; piece < quads.pieces; ++piece, at += quads.piece_bytes) {
-        const uint4 x = quads.idle ? uint4{} : load_quad(at);
-        multiply_tiles<Number>(products[tile], first, {x.x, x.y});
-        multiply_tiles<Number>(products[tile], second, {x.z, x.w});
+#pragma unroll
+      for (uint32_t piece = 0; piece < kPieces; ++piece) {
+        const uint4 x = load_quad(quads.first + kQuad * quads.quad_bytes +
+                                  tile * quads.tile_bytes + piece * quads.piece_bytes);
+        multiply_tiles<Number>(products[tile], a[0], {x.x, x.y});
+        multiply_tiles<Number>(products[tile], a[1], {x.z, x.w});
       }
     }
   }
-  // Sums of many products are made here: tensor cores do not round to nearest.
+
+  __device__ __forceinline__ void add_to(float (&sums)[kTiles][4]) {
+    multiply_quad<0>();
+    multiply_quad<1>();
+    multiply_quad<2>();
+    multiply_quad<3>();
+    // Sums of many products are made here: tensor cores do not round to nearest.
 #pragma unroll
-  for (uint32_t tile = 0; tile < kTiles; ++tile) {
+    for (uint32_t tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
-    for (uint32_t i = 0; i < 4; ++i) sums[tile][i] += rows.scales[i / 2] * products[tile][i];
+      for (uint32_t i = 0; i < 4; ++i) sums[tile][i] += rows.scales[i / 2] * products[tile][i];
+    }
   }
-}
+};
 
 __device__ inline void store_product(const Product& p, uint32_t column, uint32_t row, float sum) {
   if (!p.weight.grouped) sum *= Half::to_float(p.weight.scales[column]);
