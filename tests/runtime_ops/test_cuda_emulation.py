@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import shutil
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from cuda_kernels import ELEMENTS, HostMemory, Kernel, from_bits, load_kernels, to_bits
+from emulated import emulated_library
 from fqonnx.frames import Frame, FusionFrame, HadamardFrame, HarmonicFrame, IdentityFrame
 from fqonnx.packing import choose_block_size, pack_codes
 from fqonnx.reference import dequantized_coeffs
@@ -20,13 +17,14 @@ from operator_cases import (
     CASES,
     Arrays,
     Case,
+    build_model,
     dequant_reference,
     hadamard,
     matmul_reference,
     relative_error,
+    run_onnxruntime,
 )
 
-ROOT = Path(__file__).parents[2]
 EPS = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 SHORT = ("float16", "bfloat16")
 ROWS = (0, 1, 2, 3, 8, 9, 16, 17, 64, 65, 130)
@@ -34,18 +32,7 @@ ROWS = (0, 1, 2, 3, 8, 9, 16, 17, 64, 65, 130)
 
 @pytest.fixture(scope="session")
 def library() -> ctypes.CDLL:
-    """Build the emulated library, once: what did not change is not compiled again."""
-    if named := os.environ.get("FQONNX_EMULATED_LIBRARY"):
-        return load_kernels(Path(named))
-    if shutil.which("cmake") is None or shutil.which(os.environ.get("CXX", "c++")) is None:
-        pytest.skip("needs cmake and a C++17 compiler")
-    folder = ROOT / "build" / "cuda-emulated"
-    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-    configure = ["cmake", "-S", ROOT / "runtime_ops", "-B", folder, "-DFQONNX_CUDA=EMULATED"]
-    for command in ([*configure, *generator], ["cmake", "--build", folder, "--parallel"]):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    return load_kernels(folder / "libfqonnx_ops.so")
+    return load_kernels(emulated_library())
 
 
 def rounded(array: np.ndarray, dtype: str) -> np.ndarray:
@@ -182,6 +169,15 @@ def test_several_outputs_share_one_transform(library: ctypes.CDLL, rows: int) ->
     np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole)
     with pytest.raises(RuntimeError, match="columns"):
         kernel.run_matmul(x, "float32", widths=(40, 40))
+
+
+def test_onnxruntime_without_cuda_runs_the_cpu_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FQONNX_LIBRARY", str(emulated_library()))
+    case = Case(hadamard(200), IdentityFrame(24), 2, bias=True, batch=(3,))
+    arrays, x = case.arrays(), case.x()
+    model = build_model(case.spec("FrameMatMul", contrib=False), arrays, 2)
+    found = run_onnxruntime(model, native=True, x=x)
+    assert relative_error(found, matmul_reference(case, arrays, x)) <= 1e-6
 
 
 def test_what_layout_1_does_not_have_is_an_error(library: ctypes.CDLL) -> None:

@@ -13,12 +13,12 @@ else()
   if(NOT CMAKE_CUDA_COMPILER AND FQONNX_CUDA STREQUAL AUTO)
     return()
   endif()
-  set(asked_for ${CMAKE_CUDA_ARCHITECTURES})  # before CMake fills in its own default
   enable_language(CUDA)
   # Machine code of Ampere, Ada and Hopper, of Blackwell where the compiler knows it, and PTX of
   # the last one for what comes later.
-  if(asked_for)
-    set(architectures ${asked_for})
+  set(FQONNX_CUDA_ARCHITECTURES "" CACHE STRING "GPUs to compile for, as CMake names them")
+  if(FQONNX_CUDA_ARCHITECTURES)
+    set(architectures ${FQONNX_CUDA_ARCHITECTURES})
   elseif(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
     set(architectures 80-real 86-real 89-real 90-real 100-real 120)
   else()

@@ -87,6 +87,8 @@ Vector load_once(const Vector* at) {
   return *at;
 }
 
+inline float load_shared_by_blocks(const float* at) { return *at; }
+
 template <uint32_t kMask>
 uint32_t select_bits(uint32_t x, uint32_t bits) {
   return (x & kMask) | bits;

@@ -208,7 +208,9 @@ __device__ void finish_tile(const Product& p, uint32_t tile, uint32_t split, uin
     const uint32_t column = first_column + i % columns, row = first_row + i / columns;
     if (column >= p.weight.rows || row >= p.x.rows) continue;
     float all = 0;
-    for (uint32_t s = 0; s < p.splits; ++s) all += partial[size_t(s) * size + i];
+    for (uint32_t s = 0; s < p.splits; ++s) {
+      all += load_shared_by_blocks(partial + size_t(s) * size + i);
+    }
     store_product(p, column, row, all);
   }
 }
