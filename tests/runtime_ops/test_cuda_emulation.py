@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +29,7 @@ from operator_cases import (
 )
 
 EPS = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+KERNELS = Path(__file__).parents[2] / "runtime_ops" / "kernels"
 SHORT = ("float16", "bfloat16")
 ROWS = (0, 1, 2, 3, 8, 9, 16, 17, 64, 65, 130)
 
@@ -178,6 +182,23 @@ def test_onnxruntime_without_cuda_runs_the_cpu_kernels(monkeypatch: pytest.Monke
     model = build_model(case.spec("FrameMatMul", contrib=False), arrays, 2)
     found = run_onnxruntime(model, native=True, x=x)
     assert relative_error(found, matmul_reference(case, arrays, x)) <= 1e-6
+
+
+def test_emulator_sees_what_hardware_would_punish(tmp_path: Path) -> None:
+    emulated_library()  # or skip
+    program = tmp_path / "faults"
+    sources = [Path(__file__).parent / "emulator_faults.cpp", KERNELS / "cuda" / "emulator.cpp"]
+    folders = [f"-I{KERNELS / name}" for name in ("cpu", "cuda")]
+    command = [os.environ.get("CXX", "c++"), "-std=c++17", "-DFQONNX_CUDA_EMULATED", *folders]
+    subprocess.run([*command, *sources, "-o", program], check=True)
+    run = subprocess.run([program], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines() == [
+        "half a barrier: a barrier or a warp instruction that not all threads reach",
+        "half a warp: a barrier or a warp instruction that not all threads reach",
+        "misaligned: a misaligned access",
+        "a copy: nothing, then 1",
+        "half a barrier: a barrier or a warp instruction that not all threads reach",
+    ]
 
 
 def test_what_layout_1_does_not_have_is_an_error(library: ctypes.CDLL) -> None:
