@@ -30,6 +30,7 @@ def median_us(calls: Sequence[Callable[[], object]]) -> float:
     """Return the median time of one of ``calls``, which go into one graph in this order."""
     stream = torch.cuda.Stream()
     graph = torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
     with torch.cuda.stream(stream):
         for call in calls:
             call()

@@ -132,7 +132,7 @@ __device__ __forceinline__ void exchange_halves(Share<kBits>& share) {
   }
 }
 
-// Codes become numbers by bits: at place s of the mantissa of 2^(kMantissa − s), a code adds itself.
+// Codes become numbers by bits: at place s of the mantissa of 2^(kMantissa − s) a code adds itself.
 // What that is above the code's value is subtracted, exactly. Codes of a word are shifted so that
 // few places occur, kPlaces of them, and half a step is still above the last bit.
 template <class Number, uint32_t kBits>

@@ -52,7 +52,8 @@ __global__ void __launch_bounds__(kWarps* kLanes, kBlocksPerProcessor) decode_ti
 
   wait_for_kernel_before();
   for (uint32_t piece = 0; piece < kPieces; ++piece) {
-    const auto* from = reinterpret_cast<const unsigned char*>(p.x.numbers + piece * p.x.piece_size());
+    const uint16_t* numbers = p.x.numbers + piece * p.x.piece_size();
+    const auto* from = reinterpret_cast<const unsigned char*>(numbers);
     for (uint32_t i = threadIdx.x * 16; i < piece_bytes; i += blockDim.x * 16) {
       copy_async(activations + piece * piece_bytes + i, from + span.first * step_bytes + i);
     }

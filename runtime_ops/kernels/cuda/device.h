@@ -119,7 +119,7 @@ __device__ inline uint2 load_once(const uint2* at) {
 // Reads what other blocks of this kernel wrote.
 __device__ inline float load_shared_by_blocks(const float* at) { return __ldcg(at); }
 
-// (x & kMask) | bits in one instruction, which has room for one constant: `bits` stay in a register.
+// (x & kMask) | bits in one instruction: it has room for one constant, `bits` are in a register.
 template <uint32_t kMask>
 __device__ __forceinline__ uint32_t select_bits(uint32_t x, uint32_t bits) {
   uint32_t result;

@@ -34,7 +34,8 @@ FrameTables::FrameTables(const Frame& frame) {
   odd_matrix_ = add(frame.odd_);
   if (frame_.kind == DeviceFrame::kFusion) add_fusion(frame);
   if (frame_.kind == DeviceFrame::kHarmonic) {
-    frame_.n1 = uint32_t(frame.n1_), frame_.n2 = uint32_t(frame.n2_), frame_.k2 = uint32_t(frame.k2_);
+    frame_.n1 = uint32_t(frame.n1_), frame_.n2 = uint32_t(frame.n2_);
+    frame_.k2 = uint32_t(frame.k2_);
     frame_.work = 2 * frame_.num_vectors;
     inner_ = add(frame.inner_), outer_ = add(frame.outer_);
     cosines_ = add(frame.cosines_), sines_ = add(frame.sines_);

@@ -90,8 +90,9 @@ template <class Number>
 uint32_t add_pairs(uint32_t a, uint32_t b) {
   uint32_t sums = 0;
   for (int shift = 0; shift < 32; shift += 16) {
-    const float sum = Number::to_float(uint16_t(a >> shift)) + Number::to_float(uint16_t(b >> shift));
-    sums |= uint32_t(Number::from_float(sum)) << shift;
+    const float x = Number::to_float(uint16_t(a >> shift));
+    const float y = Number::to_float(uint16_t(b >> shift));
+    sums |= uint32_t(Number::from_float(x + y)) << shift;
   }
   return sums;
 }
