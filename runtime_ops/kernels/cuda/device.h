@@ -30,7 +30,7 @@ struct Launch {
 struct Device {
   unsigned processors;
   size_t shared_bytes;  // that a block may have
-  bool early_launches;  // sm_90 and up
+  bool early_launches;
 };
 
 #ifdef FQONNX_CUDA_EMULATED
@@ -54,15 +54,18 @@ inline Device current_device() {
   int current;
   check(cudaGetDevice(&current));
   static const std::vector<Device> devices = [] {
-    int count;
+    constexpr int kHopper = 9, kCapturesEarlyLaunches = 12030;
+    int count, driver;
     check(cudaGetDeviceCount(&count));
+    check(cudaDriverGetVersion(&driver));
     std::vector<Device> devices;
     for (int i = 0; i < count; ++i) {
       int processors, shared_bytes, major;
       check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, i));
       check(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, i));
       check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, i));
-      devices.push_back({unsigned(processors), size_t(shared_bytes), major >= 9});
+      const bool early = major >= kHopper && driver >= kCapturesEarlyLaunches;
+      devices.push_back({unsigned(processors), size_t(shared_bytes), early});
     }
     return devices;
   }();
