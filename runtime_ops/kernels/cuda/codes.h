@@ -45,9 +45,10 @@ struct Place {
 // The code that is at a place of a step; the inverse of what lanes load.
 __device__ inline uint32_t code_at_place(const Place& place, uint32_t bits, uint32_t grouped) {
   const uint32_t half = place.quad / 4, within = place.quad % 4 * kQuad + place.element;
-  const uint32_t pairs = codes_per_word(bits) / 2, pair = within / 2, upper = within % 2;
-  const uint32_t code = pair / pairs * 2 * pairs + pair % pairs + upper * pairs;
-  const uint32_t t = place.lane;
+  const uint32_t pair = within / 2, upper = within % 2, t = place.lane;
+  const uint32_t log_pairs = bits == 1 ? 4 : bits == 4 ? 2 : 3;  // of a word
+  const uint32_t first = pair >> log_pairs << (log_pairs + 1);
+  const uint32_t code = first + (pair & ((1u << log_pairs) - 1)) + (upper << log_pairs);
   return grouped ? 128 * half + 64 * (t % 2) + 32 * (t / 2) + code : 64 * t + 32 * half + code;
 }
 

@@ -108,8 +108,9 @@ __device__ float coefficient(const DeviceFrame& f, const Coordinate& x, Work wor
   float sum = 0;
   if (f.kind == DeviceFrame::kHadamard) {
     if (f.odd == 1) return work[k];
-    const float* row = f.odd_matrix + k / f.order * f.odd;
-    for (uint32_t p = 0; p < f.odd; ++p) sum += row[p] * work[p * f.order + k % f.order];
+    const float* row = f.odd_matrix + (k >> f.log_order) * f.odd;
+    const uint32_t i = k & (f.order - 1);
+    for (uint32_t p = 0; p < f.odd; ++p) sum += row[p] * work[p * f.order + i];
   } else if (f.kind == DeviceFrame::kFusion) {
     const TetrisRow row = f.rows[k / f.vectors_per_row];
     const float* block = f.blocks + row.block + k % f.vectors_per_row;
@@ -146,7 +147,7 @@ __device__ void begin_synthesis(const DeviceFrame& f, const Coefficient& c, Work
   for (uint32_t j = threadIdx.x; j < f.work; j += blockDim.x) {
     float sum = 0;
     if (f.kind == DeviceFrame::kHadamard) {
-      const uint32_t run = j / f.order, i = j % f.order;
+      const uint32_t run = j >> f.log_order, i = j & (f.order - 1);
       for (uint32_t p = 0; f.odd > 1 && p < f.odd; ++p) {
         sum += f.odd_matrix[p * f.odd + run] * c(p * f.order + i);
       }

@@ -27,6 +27,7 @@ FrameTables::FrameTables(const Frame& frame) {
   frame_.num_vectors = uint32_t(frame.num_vectors_);
   frame_.work = uint32_t(frame.padded_);
   frame_.order = uint32_t(frame.order_);
+  while (frame_.order >> frame_.log_order > 1) ++frame_.log_order;
   frame_.scale = frame.scale_;
   frame_.stride = frame.places_.size() > 1 ? frame.places_[1] : 1;
   frame_.inverse = frame_.stride > 1 ? inverse_modulo(frame_.stride, frame_.work) : 1;

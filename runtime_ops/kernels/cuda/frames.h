@@ -19,16 +19,16 @@ struct TetrisRow {
 struct DeviceFrame {
   enum Kind : uint32_t { kIdentity, kHadamard, kFusion, kHarmonic } kind;
   uint32_t dim, num_vectors;
-  uint32_t work;            // floats between the steps
-  uint32_t order;           // 2^p; 1: no transform
-  float scale;              // 2^(−p/2)
-  uint32_t stride, inverse;  // entry i is at i·stride modulo work, which has entry j·inverse
-  uint32_t odd;             // order q of the transform across the runs
+  uint32_t work;              // floats between the steps
+  uint32_t order, log_order;  // 2^p and p; 0: no transform
+  float scale;                // 2^(−p/2)
+  uint32_t stride, inverse;   // entry i is at i·stride modulo work, which has entry j·inverse
+  uint32_t odd;               // order q of the transform across the runs
   const float* odd_matrix;
 
-  uint32_t vectors_per_row;    // 2·k
+  uint32_t vectors_per_row;   // 2·k
   const TetrisRow* rows;
-  const uint32_t* first_row;   // that touches a coordinate; the next one may too
+  const uint32_t* first_row;  // that touches a coordinate; the next one may too
   const float* blocks;
 
   uint32_t n1, n2, k2;

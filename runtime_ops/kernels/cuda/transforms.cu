@@ -26,11 +26,12 @@ __global__ void analyse_row(DeviceFrame frame, Rows x, uint32_t first_row, const
   const size_t begin = size_t(first_row + row) * frame.dim;
   const auto coordinates = [&](uint32_t i) { return load(x.data, x.element, begin + i); };
   const Work work = work_of_row(frame, scratch, row);
-  if (row == 0) {
+  if (row == 0 && blockIdx.y == 0) {
     for (uint32_t i = threadIdx.x; i < num_cleared; i += blockDim.x) cleared[i] = 0;
   }
   begin_analysis(frame, coordinates, signs, work);
-  for (uint32_t i = threadIdx.x; i < to.steps * (kStep / kQuad); i += blockDim.x) {
+  const uint32_t threads = gridDim.y * blockDim.x, thread = blockIdx.y * blockDim.x + threadIdx.x;
+  for (uint32_t i = thread; i < to.steps * (kStep / kQuad); i += threads) {
     const uint32_t quad = i / 4, lane = i % 4, step = quad / 8;
     uint16_t* at = quad_of(to, row, quad, lane);
     float rest[kQuad];
@@ -105,7 +106,13 @@ void analyse(const DeviceFrame& frame, Rows x, uint32_t first_row, const uint8_t
              const Activations& to, uint32_t* cleared, uint32_t num_cleared, float* scratch,
              const Device& device, cudaStream_t stream) {
   const TransformMemory memory = plan_transform(frame, device);
-  launch(analyse_row, launch_of_rows(to.rows, memory, stream), frame, x, first_row, signs, to,
+  // Where a coefficient is a sum, blocks that would idle share those of a row, each with the whole
+  // transform in front.
+  const bool sums = frame.odd > 1 || frame.kind >= DeviceFrame::kFusion;
+  const bool shared = sums && memory.scratch_bytes == 0;
+  Launch how = launch_of_rows(to.rows, memory, stream);
+  how.grid.y = shared ? std::clamp(device.processors / to.rows, 1u, 16u) : 1;
+  launch(analyse_row, how, frame, x, first_row, signs, to,
          cleared, num_cleared, memory.scratch_bytes ? scratch : nullptr);
 }
 
