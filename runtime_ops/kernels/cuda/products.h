@@ -24,8 +24,8 @@ struct Product {
   // Columns of codes are cut so that every processor has work; the block that comes last adds up
   // what the others left, always in one order.
   uint32_t splits;
-  float* partial_sums;   // (tiles, splits, rows of X in a tile, weight rows of a tile)
-  uint32_t* arrivals;    // (tiles), zero
+  float* partial_sums;  // (tiles, splits, rows of X in a tile, weight rows of a tile)
+  uint32_t* arrivals;   // (tiles), zero
 };
 
 // Rows of X that decode() takes.
@@ -34,7 +34,7 @@ constexpr uint32_t kDecodeRows = 8;
 // What a product needs beside its tensors.
 struct ProductPlan {
   uint32_t splits;
-  uint32_t tiles;         // as many arrivals
+  uint32_t tiles;  // as many arrivals
   size_t partial_floats;
 };
 
@@ -46,6 +46,7 @@ __device__ inline Span span_of_split(uint32_t split, uint32_t splits, uint32_t s
   return {uint32_t(uint64_t(steps) * split / splits),
           uint32_t(uint64_t(steps) * (split + 1) / splits)};
 }
+
 // Up to kDecodeRows rows, which is a matter of reading codes.
 ProductPlan plan_decode(const Weight& weight, const Activations& x, const Device& device);
 void decode(const Product& product, const Device& device, cudaStream_t stream);
