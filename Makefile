@@ -6,8 +6,8 @@ BIN    := $(abspath $(VENV))/bin
 ROOT   := $(CURDIR)
 SOURCES := $(shell find fqonnx passes runtime_ops -type f -not -name '*.pyc') pyproject.toml
 
-.PHONY: demo test lint types imports unit sanitize bench quality redundancy sigma-delta feedback \
-	architectures clean
+.PHONY: demo test lint types imports unit sanitize sanitize-cuda gpu-check bench quality redundancy \
+	sigma-delta feedback architectures clean
 
 demo: $(VENV)/.package
 	$(BIN)/python tools/demo.py --folder demo
@@ -45,6 +45,23 @@ sanitize: $(VENV)/.package
 		FQONNX_LIBRARY=build/sanitize/libfqonnx_ops.so \
 		$(BIN)/pytest tests/runtime_ops/test_library.py tests/runtime_ops/test_library_fuzz.py \
 		-k "not every_instruction_set" --capture=sys
+
+# The same for the CUDA kernels, on the host.
+sanitize-cuda: $(VENV)/.package
+	$(BIN)/cmake -S runtime_ops -B build/sanitize-cuda -G Ninja -DFQONNX_SANITIZE=ON \
+		-DFQONNX_CUDA=EMULATED -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja
+	$(BIN)/cmake --build build/sanitize-cuda
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+		ASAN_OPTIONS=detect_leaks=0 \
+		FQONNX_EMULATED_LIBRARY=build/sanitize-cuda/libfqonnx_ops.so \
+		$(BIN)/pytest tests/runtime_ops/test_cuda_emulation.py
+
+# On a machine with an NVIDIA GPU and nvcc. PYTHON's PyTorch must see the GPU.
+gpu-check:
+	cmake -S runtime_ops -B build/cuda -DFQONNX_CUDA=ON
+	cmake --build build/cuda --parallel
+	$(PYTHON) tools/gpu_check.py --library build/cuda/libfqonnx_ops.so \
+		--json build/gpu.json --markdown build/gpu.md
 
 bench: $(VENV)/.package
 	$(BIN)/python tools/speed.py --markdown docs/speed.md

@@ -16,6 +16,7 @@ from fqonnx.passes.frame_functions import add_function, remove_unused_functions
 from fqonnx.passes.select_weights import layer_name
 from fqonnx.runtime_ops import DOMAIN, FrameOpSpec
 
+_MOST = 64  # layers of one node, as docs/format.md allows
 _LAYERS = "fqonnx.layers"  # metadata of a merged node
 
 
@@ -32,7 +33,12 @@ class MergeFrameMatMulsPass(ir.passes.InPlacePass):
         for node in model.graph:
             if node.domain == DOMAIN and node.op_type == "FrameMatMul" and _is_mergeable(node):
                 groups.setdefault(_key(node), []).append(node)
-        merged = [group for group in groups.values() if len(group) > 1]
+        merged = [
+            group[first : first + _MOST]
+            for group in groups.values()
+            for first in range(0, len(group), _MOST)
+            if len(group) - first > 1
+        ]
         names, layers = Names(model.graph), _layer_names(model)
         for group in merged:
             _merge(model, group, names, [layers[node] for node in group])

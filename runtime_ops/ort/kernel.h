@@ -139,12 +139,15 @@ class RunContext {
     return shape;
   }
 
+  const void* address(const OrtValue* value) const {
+    return mutable_data(const_cast<OrtValue*>(value));
+  }
+
   // A file of weights that is mapped into memory may hold a tensor at any byte: what lies where its
   // elements may not be read is copied.
   template <class Element>
   const Element* data(const OrtValue* value) const {
-    void* data;
-    check(api_, api_.GetTensorMutableData(const_cast<OrtValue*>(value), &data));
+    const void* data = address(value);
     if (reinterpret_cast<uintptr_t>(data) % alignof(Element) == 0) {
       return static_cast<const Element*>(data);
     }
@@ -161,13 +164,16 @@ class RunContext {
     return count;
   }
 
-  template <class Element>
-  Element* output(size_t index, const std::vector<int64_t>& shape) const {
+  OrtValue* output(size_t index, const std::vector<int64_t>& shape) const {
     OrtValue* value;
     check(api_, api_.KernelContext_GetOutput(context_, index, shape.data(), shape.size(), &value));
+    return value;
+  }
+
+  void* mutable_data(OrtValue* value) const {
     void* data;
     check(api_, api_.GetTensorMutableData(value, &data));
-    return static_cast<Element*>(data);
+    return data;
   }
 
  private:

@@ -20,6 +20,8 @@ struct OrtShapeInferContext;
 struct OrtValue;
 struct OrtTensorTypeAndShapeInfo;
 struct OrtOpAttr;
+struct OrtAllocator;
+struct OrtMemoryInfo;
 struct OrtCustomOp;
 
 enum OrtErrorCode { ORT_FAIL = 1, ORT_INVALID_ARGUMENT = 2 };
@@ -34,6 +36,7 @@ enum ONNXTensorElementDataType {
   ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT = 1,
   ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 = 2,
   ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 = 10,
+  ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16 = 16,
 };
 
 struct OrtApi {
@@ -57,7 +60,10 @@ struct OrtApi {
                               size_t values_length);
   void* _63[2];
   OrtStatus* (*GetTensorTypeAndShape)(const OrtValue* value, OrtTensorTypeAndShapeInfo** out);
-  void* _66[20];
+  void* _66[9];
+  OrtStatus* (*AllocatorAlloc)(OrtAllocator* allocator, size_t size, void** out);
+  OrtStatus* (*AllocatorFree)(OrtAllocator* allocator, void* memory);
+  void* _77[9];
   OrtStatus* (*KernelInfoGetAttribute_int64)(const OrtKernelInfo* info, const char* name,
                                              int64_t* out);
   OrtStatus* (*KernelInfoGetAttribute_string)(const OrtKernelInfo* info, const char* name,
@@ -74,12 +80,20 @@ struct OrtApi {
   void (*ReleaseTensorTypeAndShapeInfo)(OrtTensorTypeAndShapeInfo* info);
   void* _100[1];
   void (*ReleaseCustomOpDomain)(OrtCustomOpDomain* domain);
-  void* _102[61];
+  void* _102[30];
+  void (*ReleaseAllocator)(OrtAllocator* allocator);
+  void* _133[30];
   OrtStatus* (*KernelInfoGetAttributeArray_int64)(const OrtKernelInfo* info, const char* name,
                                                   int64_t* out, size_t* size);
-  void* _164[80];
+  void* _164[29];
+  OrtStatus* (*KernelContext_GetGPUComputeStream)(const OrtKernelContext* context, void** out);
+  OrtStatus* (*GetTensorMemoryInfo)(const OrtValue* value, const OrtMemoryInfo** out);
+  void* _195[49];
   OrtStatus* (*KernelInfo_GetNodeName)(const OrtKernelInfo* info, char* out, size_t* size);
-  void* _245[24];
+  void* _245[8];
+  OrtStatus* (*KernelContext_GetAllocator)(const OrtKernelContext* context,
+                                           const OrtMemoryInfo* info, OrtAllocator** out);
+  void* _254[15];
   OrtStatus* (*ShapeInferContext_GetAttribute)(const OrtShapeInferContext* context,
                                                const char* name, const OrtOpAttr** attribute);
   OrtStatus* (*ShapeInferContext_SetOutputTypeShape)(const OrtShapeInferContext* context,
@@ -92,6 +106,12 @@ struct OrtApi {
   OrtStatus* (*KernelContext_ParallelFor)(const OrtKernelContext* context,
                                           void (*call)(void*, size_t), size_t total,
                                           size_t num_batch, void* data);
+  // From here on ONNX Runtime 1.18: there only if GetApi(18) gives a table.
+  void* _275[2];
+  OrtStatus* (*KernelContext_GetScratchBuffer)(const OrtKernelContext* context,
+                                               const OrtMemoryInfo* info, size_t size, void** out);
+  OrtStatus* (*KernelInfoGetAllocator)(const OrtKernelInfo* info, OrtMemType type,
+                                       OrtAllocator** out);
 };
 
 #define FQONNX_AT(entry, place) \
@@ -103,16 +123,21 @@ FQONNX_AT(GetTensorMutableData, 51);
 FQONNX_AT(CreateTensorTypeAndShapeInfo, 57);
 FQONNX_AT(GetDimensionsCount, 61);
 FQONNX_AT(GetTensorTypeAndShape, 65);
+FQONNX_AT(AllocatorAlloc, 75);
 FQONNX_AT(KernelInfoGetAttribute_int64, 86);
 FQONNX_AT(KernelContext_GetInput, 90);
 FQONNX_AT(ReleaseStatus, 93);
 FQONNX_AT(ReleaseTensorTypeAndShapeInfo, 99);
 FQONNX_AT(ReleaseCustomOpDomain, 101);
+FQONNX_AT(ReleaseAllocator, 132);
 FQONNX_AT(KernelInfoGetAttributeArray_int64, 163);
+FQONNX_AT(KernelContext_GetGPUComputeStream, 193);
 FQONNX_AT(KernelInfo_GetNodeName, 244);
+FQONNX_AT(KernelContext_GetAllocator, 253);
 FQONNX_AT(ShapeInferContext_SetOutputTypeShape, 270);
 FQONNX_AT(ReadOpAttr, 272);
 FQONNX_AT(KernelContext_ParallelFor, 274);
+FQONNX_AT(KernelContext_GetScratchBuffer, 277);
 #undef FQONNX_AT
 
 struct OrtApiBase {

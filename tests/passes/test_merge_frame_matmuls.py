@@ -180,3 +180,18 @@ def test_identity_frames_need_no_signs() -> None:
         contrib=True,
     )(model)
     assert merge(model) == ["query+key"]
+
+
+def test_node_has_at_most_64_outputs() -> None:
+    products = "\n".join(f"[n{i}] y{i} = MatMul(x, w{i})" for i in range(65))
+    outputs = ", ".join(f"float[N, 24] y{i}" for i in range(65))
+    text = f"{HEADER} g (float[N, {DIM}] x) => ({outputs}) {{ {products} }}"
+    model = model_from_text(text, **{f"w{i}": draw(DIM, 24) for i in range(65)})
+    selected = SelectWeightsPass()
+    selected(model)
+    replacements = [
+        Replacement((layer,), weight_for(DIM, layer.dim_out)) for layer in selected.layers
+    ]
+    QuantizeWeightsPass(replacements, contrib=True)(model)
+    merge(model)
+    assert [len(node.outputs) for node in model.graph] == [64, 1]

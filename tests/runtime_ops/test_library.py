@@ -274,7 +274,7 @@ def test_splits_that_do_not_cut_the_outputs_are_an_error(splits: tuple[int, ...]
     (attribute,) = (a for a in model.graph.node[0].attribute if a.name == "splits")
     del attribute.ints[:]
     attribute.ints.extend(splits)
-    with pytest.raises(Exception, match="splits must be positive, sum to dim_out"):
+    with pytest.raises(Exception, match="splits must be at most 64, positive, sum to dim_out"):
         run_native(model, x=case.x())
 
 

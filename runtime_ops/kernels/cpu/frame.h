@@ -42,6 +42,8 @@ class Frame {
                   float* scratch) const;
 
  private:
+  friend class FrameTables;  // gives them to other devices
+
   enum class Kind { kIdentity, kHadamard, kFusion, kHarmonic };
 
   struct Tetris {  // one row of the fusion frame's blocks

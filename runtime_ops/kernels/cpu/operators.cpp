@@ -12,6 +12,7 @@ namespace {
 
 constexpr size_t kDirectOutputs = 64;  // of a task
 constexpr size_t kPanelRows = 192;     // of activations that share a panel
+constexpr size_t kMaxSplits = 64;
 constexpr size_t kMaxRows = 4096;      // at once, which bounds the memory that threads keep
 
 const float* as_floats(const Kernels&, const float* x, size_t, float*) { return x; }
@@ -91,8 +92,9 @@ FrameOperator::FrameOperator(const Attributes& a)
   }
   if (a.splits.empty()) {
     splits_.push_back(frame_out_.dim());
-  } else if (rest != 0 || splits_.size() != a.splits.size() || !frame_out_.is_identity()) {
-    refuse("splits must be positive, sum to dim_out and have no frame_out");
+  } else if (rest != 0 || splits_.size() != a.splits.size() || splits_.size() > kMaxSplits ||
+             !frame_out_.is_identity()) {
+    refuse("splits must be at most 64, positive, sum to dim_out and have no frame_out");
   }
 }
 

@@ -1,0 +1,224 @@
+#include "cuda_operator.h"
+
+#include <algorithm>
+
+#include "products.h"
+
+namespace fqonnx::cuda {
+namespace {
+
+constexpr size_t kMaxRows = 1024;  // at once, which bounds the scratch memory
+
+// Hands out pieces of one piece of memory; of none it only counts them.
+class Carver {
+ public:
+  explicit Carver(void* memory) : memory_(static_cast<unsigned char*>(memory)) {}
+
+  template <class T>
+  T* take(size_t count) {
+    T* piece = memory_ ? reinterpret_cast<T*>(memory_ + used_) : nullptr;
+    used_ += (count * sizeof(T) + 255) / 256 * 256;
+    return piece;
+  }
+  size_t used() const { return used_; }
+
+ private:
+  unsigned char* memory_;
+  size_t used_ = 0;
+};
+
+Weight weight_of(const FrameOperator& extents, const Attributes& attributes,
+                 const PackedInputs& inputs) {
+  const uint32_t bits = uint32_t(attributes.bits), block_size = uint32_t(attributes.block_size);
+  const uint32_t row_bytes = uint32_t(extents.blocks() * extents.block_bytes());
+  const bool aligned = reinterpret_cast<uintptr_t>(inputs.codes) % 16 == 0 &&
+                       (bits == 3 ? block_size == 128 : row_bytes % (bits == 1 ? 8 : 16) == 0);
+  return {inputs.codes,
+          inputs.scales,
+          inputs.zero_points,
+          uint32_t(extents.frame_out().num_vectors()),
+          uint32_t(extents.frame_in().num_vectors()),
+          bits,
+          block_size,
+          uint32_t(extents.groups()),
+          attributes.group_size != 0,
+          row_bytes,
+          aligned};
+}
+
+// float16 is multiplied as such. float32 is the sum of three bfloat16, which have its range: 24
+// bits, or 8 of them where the accuracy is "fast".
+Activations activations_of(const Weight& weight, uint32_t rows, Element element,
+                           Accuracy accuracy) {
+  const bool split = element == Element::kFloat && accuracy == Accuracy::kExact;
+  return {nullptr,
+          rows,
+          weight.steps(),
+          split ? 3u : 1u,
+          element == Element::kHalf ? Element::kHalf : Element::kBFloat16,
+          weight.bits,
+          weight.grouped};
+}
+
+bool is_identity(const DeviceFrame& frame) { return frame.kind == DeviceFrame::kIdentity; }
+
+}  // namespace
+
+CudaOperator::CudaOperator(const Attributes& attributes)
+    : attributes_(attributes),
+      extents_(attributes),
+      tables_in_(extents_.frame_in()),
+      tables_out_(extents_.frame_out()),
+      frame_in_(tables_in_.on_device(nullptr)),
+      frame_out_(tables_out_.on_device(nullptr)) {}
+
+void CudaOperator::set_tables(void* memory) {
+  unsigned char* at = static_cast<unsigned char*>(memory);
+  const auto copy = [&](const FrameTables& tables) {
+    const std::vector<unsigned char>& bytes = tables.bytes();
+    if (!bytes.empty()) copy_to_device(at, bytes.data(), bytes.size());
+    const DeviceFrame frame = tables.on_device(at);
+    at += bytes.size();
+    return frame;
+  };
+  frame_in_ = copy(tables_in_);
+  frame_out_ = copy(tables_out_);
+}
+
+struct CudaOperator::MatmulPlan {
+  Device device;
+  Activations x;
+  bool few;
+  ProductPlan product;
+  size_t work_floats;  // of transforms that do not fit into shared memory
+
+  // The parts of the scratch memory.
+  uint32_t* arrivals;
+  float *partial_sums, *work, *coefficients;
+
+  size_t carve(void* scratch, size_t coefficient_floats) {
+    Carver carver(scratch);
+    x.numbers = carver.take<uint16_t>(x.pieces * x.piece_size());
+    arrivals = carver.take<uint32_t>(product.tiles);
+    partial_sums = carver.take<float>(product.partial_floats);
+    work = carver.take<float>(work_floats);
+    coefficients = carver.take<float>(coefficient_floats);
+    return carver.used();
+  }
+};
+
+CudaOperator::MatmulPlan CudaOperator::plan(uint32_t rows, Element element) const {
+  const Weight weight = weight_of(extents_, attributes_, {});
+  MatmulPlan plan{};
+  plan.device = current_device();
+  plan.x = activations_of(weight, rows, element, attributes_.accuracy);
+  plan.few = rows <= kDecodeRows;
+  plan.product = plan.few ? plan_decode(weight, plan.x, plan.device)
+                          : plan_multiply(weight, plan.x, plan.device);
+  const size_t bytes = std::max(plan_transform(frame_in_, plan.device).scratch_bytes,
+                                plan_transform(frame_out_, plan.device).scratch_bytes);
+  plan.work_floats = rows * bytes / sizeof(float);
+  return plan;
+}
+
+size_t CudaOperator::matmul_scratch_bytes(size_t rows, Element element) const {
+  size_t most = 0;
+  for (const size_t part : {std::min(rows, kMaxRows), rows % kMaxRows}) {
+    if (part == 0) continue;
+    const size_t coefficients = is_identity(frame_out_) ? 0 : part * frame_out_.num_vectors;
+    most = std::max(most, plan(uint32_t(part), element).carve(nullptr, coefficients));
+  }
+  return most;
+}
+
+void CudaOperator::matmul(const void* x, Element element, size_t rows, const PackedInputs& inputs,
+                          const void* bias, const std::vector<Output>& outputs, void* scratch,
+                          void* stream) const {
+  const auto on = cudaStream_t(stream);
+  const bool straight = is_identity(frame_out_);
+  size_t width = 0;
+  for (const Output& output : outputs) width += output.width;
+  if (outputs.empty() || outputs.size() > (straight ? kMaxOutputs : 1) ||
+      width != extents_.frame_out().dim()) {
+    throw std::invalid_argument("outputs that do not make up the columns of the product");
+  }
+
+  Product product{};
+  product.weight = weight_of(extents_, attributes_, inputs);
+  Outputs& to = product.outputs;
+  to.element = straight ? element : Element::kFloat;
+  to.bias = straight ? bias : nullptr;
+  for (const Output& output : outputs) {
+    to.data[to.count] = output.data;
+    to.begin[to.count + 1] = to.begin[to.count] + uint32_t(output.width);
+    ++to.count;
+  }
+
+  for (size_t first = 0; first < rows; first += kMaxRows) {
+    const uint32_t part = uint32_t(std::min(kMaxRows, rows - first));
+    MatmulPlan plan = this->plan(part, element);
+    plan.carve(scratch, straight ? 0 : size_t(part) * frame_out_.num_vectors);
+    analyse(frame_in_, {const_cast<void*>(x), element}, uint32_t(first), inputs.signs_in, plan.x,
+            plan.arrivals, plan.product.splits > 1 ? plan.product.tiles : 0, plan.work, plan.device,
+            on);
+    product.x = plan.x;
+    product.splits = plan.product.splits;
+    product.partial_sums = plan.partial_sums;
+    product.arrivals = plan.arrivals;
+    product.first_row = straight ? uint32_t(first) : 0;
+    if (!straight) {
+      to.data[0] = plan.coefficients;
+      to.begin[1] = frame_out_.num_vectors;
+    }
+    plan.few ? decode(product, plan.device, on) : multiply(product, plan.device, on);
+    if (straight) continue;
+    synthesise(frame_out_, plan.coefficients, part, inputs.signs_out, bias,
+               {outputs[0].data, element}, first, plan.work, plan.device, on);
+  }
+}
+
+size_t CudaOperator::dequantize_scratch_bytes() const {
+  const Device device = current_device();
+  const size_t rows = std::min<size_t>(kMaxRows, frame_out_.num_vectors);
+  const size_t more_rows = std::min<size_t>(kMaxRows, frame_in_.dim);
+  Carver carver(nullptr);
+  carver.take<float>(rows * frame_in_.dim);
+  carver.take<char>(std::max(rows * plan_transform(frame_in_, device).scratch_bytes,
+                             more_rows * plan_transform(frame_out_, device).scratch_bytes));
+  carver.take<float>(is_identity(frame_out_) ? 0 : size_t(frame_in_.dim) * frame_out_.num_vectors);
+  return carver.used();
+}
+
+void CudaOperator::dequantize(const PackedInputs& inputs, Element element, void* weight,
+                              void* scratch, void* stream) const {
+  const auto on = cudaStream_t(stream);
+  const Device device = current_device();
+  const Weight codes = weight_of(extents_, attributes_, inputs);
+  const size_t rows = std::min<size_t>(kMaxRows, codes.rows);
+  const size_t more_rows = std::min<size_t>(kMaxRows, frame_in_.dim);
+  Carver carver(scratch);
+  float* const columns = carver.take<float>(rows * frame_in_.dim);
+  float* const work = reinterpret_cast<float*>(
+      carver.take<char>(std::max(rows * plan_transform(frame_in_, device).scratch_bytes,
+                                 more_rows * plan_transform(frame_out_, device).scratch_bytes)));
+  const bool straight = is_identity(frame_out_);
+  float* const coefficients =
+      carver.take<float>(straight ? 0 : size_t(frame_in_.dim) * codes.rows);
+
+  // T_inᵀ·Ĉ, a thousand columns at a time, each of which comes as a row.
+  const Rows target = straight ? Rows{weight, element} : Rows{coefficients, Element::kFloat};
+  for (uint32_t first = 0; first < codes.rows; first += uint32_t(rows)) {
+    const uint32_t part = std::min(uint32_t(rows), codes.rows - first);
+    synthesise_codes(frame_in_, codes, first, part, inputs.signs_in, {columns, Element::kFloat},
+                     work, device, on);
+    transpose(columns, part, frame_in_.dim, target, codes.rows, first, on);
+  }
+  if (straight) return;
+  for (size_t first = 0; first < frame_in_.dim; first += more_rows) {
+    const uint32_t part = uint32_t(std::min(more_rows, frame_in_.dim - first));
+    synthesise(frame_out_, coefficients + first * codes.rows, part, inputs.signs_out, nullptr,
+               {weight, element}, first, work, device, on);
+  }
+}
+
+}  // namespace fqonnx::cuda

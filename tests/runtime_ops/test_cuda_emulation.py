@@ -1,0 +1,207 @@
+"""The CUDA kernels, compiled for the host against an emulator, against the reference."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cuda_kernels import ELEMENTS, HostMemory, Kernel, from_bits, load_kernels, to_bits
+from emulated import emulated_library
+from fqonnx.frames import Frame, FusionFrame, HadamardFrame, HarmonicFrame, IdentityFrame
+from fqonnx.packing import choose_block_size, pack_codes
+from fqonnx.reference import dequantized_coeffs
+from operator_cases import (
+    CASES,
+    Arrays,
+    Case,
+    build_model,
+    dequant_reference,
+    hadamard,
+    matmul_reference,
+    relative_error,
+    run_onnxruntime,
+)
+
+EPS = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+KERNELS = Path(__file__).parents[2] / "runtime_ops" / "kernels"
+SHORT = ("float16", "bfloat16")
+ROWS = (0, 1, 2, 3, 8, 9, 16, 17, 64, 65, 130)
+
+
+@pytest.fixture(scope="session")
+def library() -> ctypes.CDLL:
+    return load_kernels(emulated_library())
+
+
+def rounded(array: np.ndarray, dtype: str) -> np.ndarray:
+    return from_bits(to_bits(array, dtype).tobytes(), dtype).reshape(array.shape)
+
+
+def check_matmul(
+    library: ctypes.CDLL, case: Case, dtype: str, *, arrays: Arrays | None = None
+) -> None:
+    """Compare with the reference; half a dozen of roundings of ``dtype`` are allowed for, or twice
+    those of a product with the weight in ``dtype``."""
+    arrays = arrays or case.arrays()
+    x = rounded(case.x().reshape(-1, case.frame_in.dim), dtype)
+    bias = None if arrays["bias"] is None else rounded(arrays["bias"], dtype)
+    wanted = matmul_reference(case, case.arrays() | {"bias": bias}, x)
+    kernel = Kernel(library, HostMemory(), case.spec("FrameMatMul", contrib=False), arrays)
+    (found,) = kernel.run_matmul(x, dtype, bias)
+    weight = rounded(dequant_reference(case, case.arrays()), dtype).astype(np.float32)
+    naive = rounded(x @ weight + (0 if bias is None else bias), dtype)
+    assert found.shape == wanted.shape
+    assert relative_error(found, wanted) <= 2 * relative_error(naive, wanted) + 2 * EPS[dtype]
+
+
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [(case, dtype) for i, case in enumerate(CASES) for dtype in ("float32", SHORT[i % 2])],
+    ids=str,
+)
+def test_operators_compute_what_the_format_says(
+    library: ctypes.CDLL, case: Case, dtype: str
+) -> None:
+    check_matmul(library, case, dtype)
+    kernel = Kernel(library, HostMemory(), case.spec("FrameDequant", contrib=False), case.arrays())
+    wanted = dequant_reference(case, case.arrays())
+    error = np.linalg.norm(kernel.run_dequantize(dtype) - wanted)
+    assert error <= max(2 * EPS[dtype], 1e-6) * max(float(np.linalg.norm(wanted)), 1e-9)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+@pytest.mark.parametrize("group_size", [None, 128])
+def test_any_number_of_rows(
+    library: ctypes.CDLL, rows: int, bits: int, group_size: int | None
+) -> None:
+    dtype = list(ELEMENTS)[rows % 3]
+    case = Case(
+        hadamard(640),
+        IdentityFrame(150),
+        bits,
+        bias=True,
+        zero_points=bits % 2 == 1,
+        group_size=group_size,
+        batch=(rows,),
+    )
+    check_matmul(library, case, dtype)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+@pytest.mark.parametrize("dim", [131, 200, 1000])
+@pytest.mark.parametrize("rows", [1, 20])
+def test_codes_beyond_the_last_vector_are_ignored(
+    library: ctypes.CDLL, bits: int, dim: int, rows: int
+) -> None:
+    case = Case(IdentityFrame(dim), IdentityFrame(24), bits, batch=(rows,))
+    arrays = case.arrays()
+    full = np.zeros((24, -(-dim // 16) * 16), np.uint8)
+    full[:, dim:] = (1 << bits) - 1
+    codes = arrays["codes"]
+    assert codes is not None
+    arrays["codes"] = codes | pack_codes(full, bits, choose_block_size(dim))
+    check_matmul(library, case, "float32", arrays=arrays)
+
+
+@pytest.mark.parametrize("dtype", ELEMENTS)
+@pytest.mark.parametrize(
+    ("dim", "rows"),
+    [(8192, 1), (8192, 7), (8192, 9), (11008, 8), (16, 1030)],
+    ids=["split", "split-7", "split-many", "more-than-fits", "in-parts"],
+)
+def test_work_is_cut(library: ctypes.CDLL, dim: int, rows: int, dtype: str) -> None:
+    case = Case(hadamard(dim), IdentityFrame(40), 2, bias=True, batch=(rows,))
+    arrays, x = case.arrays(), rounded(case.x(), dtype)
+    kernel = Kernel(library, HostMemory(), case.spec("FrameMatMul", contrib=False), arrays)
+    coeffs = case.frame_in.analysis(torch.from_numpy(x.astype(np.float64))).numpy()
+    bias = rounded(arrays["bias"], dtype)
+    wanted = coeffs @ weight_coeffs(case, arrays) + bias
+    first = kernel.run_matmul(x, dtype, bias)[0]
+    assert relative_error(first, wanted) <= 3 * EPS[dtype]
+    np.testing.assert_array_equal(kernel.run_matmul(x, dtype, bias)[0], first)
+
+
+def weight_coeffs(case: Case, arrays: Arrays) -> np.ndarray:
+    codes, scales = arrays["codes"], arrays["scales"]
+    assert codes is not None
+    assert scales is not None
+    return dequantized_coeffs(codes, scales, bits=case.bits, num_vectors=case.frame_in.num_vectors)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        HadamardFrame.create(32768),
+        HadamardFrame.create(20000, 1.4),
+        FusionFrame.create(28000),
+        HarmonicFrame(9000, 14400),
+    ],
+    ids=lambda frame: frame.spec.kind,
+)
+def test_transforms_that_shared_memory_does_not_hold(library: ctypes.CDLL, frame: Frame) -> None:
+    case = Case(frame, IdentityFrame(3), 2, batch=(2,))
+    arrays, x = case.arrays(), case.x()
+    kernel = Kernel(library, HostMemory(), case.spec("FrameMatMul", contrib=False), arrays)
+    coeffs = weight_coeffs(case, arrays)
+    wanted = frame.analysis(torch.from_numpy(x.astype(np.float64))).numpy() @ coeffs
+    assert relative_error(kernel.run_matmul(x, "float32")[0], wanted) <= 2e-6
+    weight = frame.synthesis(torch.from_numpy(coeffs.T.copy())).numpy().T
+    assert relative_error(kernel.run_dequantize("float32"), weight) <= 2e-6
+
+
+def test_fast_is_as_exact_as_eight_bits(library: ctypes.CDLL) -> None:
+    case = Case(hadamard(384), IdentityFrame(40), 2, batch=(3,))
+    kernel = Kernel(library, HostMemory(), case.spec("FrameMatMul", contrib=True), case.arrays())
+    wanted = matmul_reference(case, case.arrays(), case.x())
+    assert 1e-4 < relative_error(kernel.run_matmul(case.x(), "float32")[0], wanted) < 5e-3
+
+
+@pytest.mark.parametrize("rows", [1, 5, 20])
+def test_several_outputs_share_one_transform(library: ctypes.CDLL, rows: int) -> None:
+    case = Case(hadamard(200), IdentityFrame(90), 2, bias=True, batch=(rows,))
+    arrays, x = case.arrays(), case.x()
+    kernel = Kernel(library, HostMemory(), case.spec("FrameMatMul", contrib=False), arrays)
+    (whole,) = kernel.run_matmul(x, "float32", arrays["bias"])
+    pieces = kernel.run_matmul(x, "float32", arrays["bias"], widths=(40, 1, 49))
+    np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole)
+    with pytest.raises(RuntimeError, match="columns"):
+        kernel.run_matmul(x, "float32", widths=(40, 40))
+
+
+def test_onnxruntime_without_cuda_runs_the_cpu_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FQONNX_LIBRARY", str(emulated_library()))
+    case = Case(hadamard(200), IdentityFrame(24), 2, bias=True, batch=(3,))
+    arrays, x = case.arrays(), case.x()
+    model = build_model(case.spec("FrameMatMul", contrib=False), arrays, 2)
+    found = run_onnxruntime(model, native=True, x=x)
+    assert relative_error(found, matmul_reference(case, arrays, x)) <= 1e-6
+
+
+def test_emulator_sees_what_hardware_would_punish(tmp_path: Path) -> None:
+    emulated_library()  # or skip
+    program = tmp_path / "faults"
+    sources = [Path(__file__).parent / "emulator_faults.cpp", KERNELS / "cuda" / "emulator.cpp"]
+    folders = [f"-I{KERNELS / name}" for name in ("cpu", "cuda")]
+    command = [os.environ.get("CXX", "c++"), "-std=c++17", "-DFQONNX_CUDA_EMULATED", *folders]
+    subprocess.run([*command, *sources, "-o", program], check=True)
+    run = subprocess.run([program], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines() == [
+        "half a barrier: a barrier or a warp instruction that not all threads reach",
+        "half a warp: a barrier or a warp instruction that not all threads reach",
+        "misaligned: a misaligned access",
+        "a copy: nothing, then 1",
+        "half a barrier: a barrier or a warp instruction that not all threads reach",
+    ]
+
+
+def test_what_layout_1_does_not_have_is_an_error(library: ctypes.CDLL) -> None:
+    case = Case(hadamard(200), IdentityFrame(24), 5)
+    with pytest.raises(RuntimeError, match="bits 5"):
+        Kernel(library, HostMemory(), case.spec("FrameMatMul", contrib=False), {})
