@@ -75,6 +75,15 @@ def product_model(dim_in: int, dim_out: int, bits: int) -> ir.Model:
     return model(tape, x, [y], dim_out, {"": OPSET, "com.microsoft": 1}, [])
 
 
+def trivial_model(dim_in: int) -> ir.Model:
+    """What a runtime takes to run anything at all: a few numbers are copied."""
+    tape = Tape()
+    x = activation("x", dim_in)
+    bounds = (np.zeros(2, np.int64), np.array([1, 16]))
+    ends = [tape.op("Constant", [], {"value": ir.tensor(bound)}) for bound in bounds]
+    return model(tape, x, [tape.op("Slice", [x, *ends])], 16, {"": OPSET}, [])
+
+
 def activation(name: str, dim: int) -> ir.Value:
     return ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(["m", dim]))
 
