@@ -7,6 +7,7 @@ output error on the calibration rows does, which is measured for each choice.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -99,7 +100,7 @@ def _options(
 ) -> list[tuple[Override, QuantizedWeight]]:
     """Return the unit quantized with each choice that the method allows, cheapest first."""
     own = config.for_layer(unit[0].names)
-    fixed = own != replace(config, overrides=())
+    fixed = own != config.for_layer(())  # by an override
     least, frame = config.recipe.least_bits, config.recipe.frame
     found = []
     for bits, redundancy in [(own.bits, own.redundancy)] if fixed else CHOICES:
@@ -140,13 +141,13 @@ def _loss(quantized: QuantizedWeight) -> float:
 
 
 def _noise(expected: Sequence[NDArray[Any]], found: Sequence[NDArray[Any]]) -> float:
-    """Return the squared error of the outputs, each relative to its own square."""
+    """Return the squared error of the outputs, each relative to its own square; 1 if not finite."""
     total = 0.0
     for reference, output in zip(expected, found, strict=True):
         reference = reference.astype(np.float64)
         signal = float(np.square(reference).sum())
         total += float(np.square(output - reference).sum()) / (signal or 1.0)
-    return total
+    return total if math.isfinite(total) else 1.0
 
 
 def allocate(options: Sequence[Sequence[Option]], budget_bytes: float) -> list[Option]:

@@ -183,10 +183,16 @@ class CompileConfig:
                 f"found {self.target_bits}, expected more than 1 and at most 8",
                 "Scales and signs count: 2.25 is a little over the least that 2 bits take",
             )
+        if self.target_bits is not None and self.redundancy is not None:
+            raise ConfigError(
+                "redundancy",
+                f"found {self.redundancy}, and target_bits chooses that of each layer",
+                "Leave one of them out",
+            )
         self._check_method(METHODS[self.method])
         for override in self.overrides:
             try:
-                replace(self, overrides=(), **override.given())
+                replace(self, target_bits=None, overrides=(), **override.given())
             except ConfigError as error:
                 where = f"override of {override.pattern!r}: {error.where}"
                 raise ConfigError(where, error.found, error.hint) from error
@@ -226,7 +232,7 @@ class CompileConfig:
         for override in self.overrides:
             if matches(names, override.pattern):
                 own |= override.given()
-        return replace(self, overrides=(), **own)
+        return replace(self, target_bits=None, overrides=(), **own)
 
     @property
     def recipe(self) -> Method:

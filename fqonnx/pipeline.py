@@ -140,6 +140,12 @@ def compile_model(
             exact = config.recipe.lowering == "onnx"
             bounds = output_bounds(model, quantized, compared.feeds, outputs) if exact else []
     layers = layer_reports(quantized, [*selected.kept, *quantized.failed], config)
+    sizes = model_report(model_path, output_path, quantized)
+    if (sizes.bits_per_weight or 0.0) > (config.target_bits or math.inf):
+        warnings.append(
+            f"target_bits {config.target_bits} is less than the layers can do with: they take "
+            f"{sizes.bits_per_weight:.3f}"
+        )
     warnings += _lost_weights(layers)
     compared_names = {output.name for output in outputs}
     for name in float_session.output_names:
@@ -154,7 +160,7 @@ def compile_model(
 
     return CompileReport(
         layers=layers,
-        model=model_report(model_path, output_path, quantized),
+        model=sizes,
         outputs=outputs,
         bounds=bounds,
         calibration=CalibrationReport(

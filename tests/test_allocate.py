@@ -85,6 +85,19 @@ def test_layer_with_options_of_its_own_keeps_them(tmp_path: Path) -> None:
     assert next(layer.bits for layer in report.layers if layer.name == name) == 4
 
 
+def test_target_that_is_too_low_is_warned_of(tmp_path: Path) -> None:
+    ir.save(mlp_model(), tmp_path / "mlp.onnx")
+    config = CompileConfig(target_bits=1.01)
+    report = compile_model(tmp_path / "mlp.onnx", tmp_path / "out.onnx", config, calibration="none")
+    assert {layer.bits for layer in report.layers if layer.status == "quantized"} == {1}
+    assert any("target_bits 1.01 is less than" in warning for warning in report.warnings)
+
+
+def test_redundancy_is_not_asked_for_twice() -> None:
+    with pytest.raises(ConfigError, match="target_bits chooses"):
+        CompileConfig(target_bits=2.5, redundancy=1.25)
+
+
 @pytest.mark.parametrize("target", [1.0, 0.5, 9.0, float("nan")])
 def test_impossible_targets_are_refused(target: float) -> None:
     with pytest.raises(ConfigError, match="target_bits"):
