@@ -18,7 +18,7 @@ from pathlib import Path
 from fqonnx.config import Override
 from fqonnx.errors import ConfigError, first_line
 
-_TYPES = {"bits": int, "redundancy": (int, float)}
+_TYPES: dict[str, tuple[type, ...]] = {"bits": (int,), "redundancy": (int, float)}
 _EXAMPLE = 'Write tables such as ["encoder.layer.0.*"] with bits = 4 or redundancy = 1.125'
 
 
