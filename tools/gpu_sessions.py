@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ OPSET = 20
 SHAPES = ((4096, 4096), (4096, 14336))
 ROWS = (1, 8, 64)
 WARM_UP, RUNS = 5, 30
+FPA_INTB = {"ep.cuda.fpa_intb_gemm": "1"}  # another of ONNX Runtime's kernels for it
 PROVIDERS = ["CUDAExecutionProvider"]
 
 
@@ -97,9 +98,13 @@ def model(
     return ir.to_proto(ir.Model(graph, ir_version=10, functions=functions))
 
 
-def session(content: onnx.ModelProto, *, native: bool = False) -> ort.InferenceSession:
+def session(
+    content: onnx.ModelProto, *, native: bool = False, entries: Mapping[str, str] | None = None
+) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    for key, value in (entries or {}).items():
+        options.add_session_config_entry(key, value)
     if native:
         register(options)
     return ort.InferenceSession(content.SerializeToString(), options, providers=PROVIDERS)
@@ -111,6 +116,7 @@ def candidates(shape: tuple[int, int], bits: int) -> dict[str, ort.InferenceSess
     makers: dict[str, Callable[[], ort.InferenceSession]] = {
         "MatMul": lambda: session(plain_model(shape, None)),
         "MatMulNBits": lambda: session(plain_model(shape, bits)),
+        "MatMulNBits, fpA_intB": lambda: session(plain_model(shape, bits), entries=FPA_INTB),
         "our body": lambda: session(layer),
         "our kernels": lambda: session(layer, native=True),
     }
