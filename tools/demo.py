@@ -9,10 +9,10 @@ standard library, compiled, and run by an unmodified ONNX Runtime on other sente
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 import minilm
+from bench import timing
 from docstrings import sentences
+from fqonnx.runtime_ops import library_path
 
 CALIBRATION, EVALUATION = 256, 256
 QUERIES = (
@@ -54,10 +56,10 @@ def main() -> None:
     )
     console.rule("both models on sentences that calibration has not seen")
     paths = [float_path, compiled_path]
-    embeddings = [embed(session(path), [*held_out, *QUERIES]) for path in paths]
+    embeddings = [embed(path, [*held_out, *QUERIES]) for path in paths]
     print_quality(embeddings)
     print_neighbours(embeddings, held_out)
-    print_speed(paths)
+    print_speed(*paths)
 
 
 def run(*arguments: str) -> None:
@@ -69,12 +71,9 @@ def run(*arguments: str) -> None:
     console.print()
 
 
-def session(path: Path) -> ort.InferenceSession:
-    return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-
-
-def embed(model: ort.InferenceSession, texts: list[str]) -> np.ndarray:
+def embed(path: Path, texts: list[str]) -> np.ndarray:
     """Return unit-norm embeddings (len(texts), 384)."""
+    model = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     feed = minilm.tokenize(texts)
     batches = range(0, len(texts), 32)
     parts = [model.run(None, {k: v[i : i + 32] for k, v in feed.items()})[0] for i in batches]
@@ -104,26 +103,22 @@ def print_neighbours(embeddings: list[np.ndarray], texts: list[str]) -> None:
     console.print(f"of the five nearest neighbours of each sentence, {same:.0%} are the same\n")
 
 
-def print_speed(paths: list[Path]) -> None:
-    table = Table("speed on this machine, stock ONNX Runtime", "float", "compiled", "ratio")
-    shapes = ((1, 16), (1, 128), (16, 64))
-    times = [[median_ms(model, *shape) for shape in shapes] for model in map(session, paths)]
-    for (batch, length), first, second in zip(shapes, *times, strict=True):
-        ratio = f"{first / second:.2f}×"
-        table.add_row(f"{batch} × {length} tokens", f"{first:.1f} ms", f"{second:.1f} ms", ratio)
+def print_speed(float_path: Path, compiled_path: Path) -> None:
+    threads = os.cpu_count() or 1
+    sessions = {
+        "float": timing.session(float_path, threads),
+        "compiled": timing.session(compiled_path, threads),
+    }
+    if library_path() is not None:
+        sessions["with the library"] = timing.session(compiled_path, threads, library=True)
+    table = Table("speed", *sessions)
+    for batch, length in ((1, 16), (1, 128), (16, 64)):
+        ids = np.full((batch, length), 2000, np.int64)
+        feed = {"input_ids": ids, "attention_mask": ids * 0 + 1, "token_type_ids": ids * 0}
+        times = timing.median_us(sessions, feed)
+        cells = [f"{time / 1000:.1f} ms ({times['float'] / time:.2f}×)" for time in times.values()]
+        table.add_row(f"{batch} × {length} tokens", *cells)
     console.print(table)
-
-
-def median_ms(model: ort.InferenceSession, batch: int, length: int) -> float:
-    ids = np.full((batch, length), 2000, np.int64)
-    ones, zeros = np.ones_like(ids), np.zeros_like(ids)
-    feed = {"input_ids": ids, "attention_mask": ones, "token_type_ids": zeros}
-    times = []
-    for _ in range(22):
-        start = time.perf_counter()
-        model.run(None, feed)
-        times.append(time.perf_counter() - start)
-    return float(np.median(times[2:])) * 1e3
 
 
 if __name__ == "__main__":
