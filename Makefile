@@ -34,15 +34,15 @@ unit: $(VENV)/.package
 # for leaks. Fresh memory is full of NaN, and reports go past pytest, whose end they are. The fuzz
 # test alone takes every instruction set, for time.
 ASAN = $(shell $(CXX) -print-file-name=libasan.so)
+SANITIZERS = LD_PRELOAD="$(ASAN) $(shell $(CXX) -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0:malloc_fill_byte=255:max_malloc_fill_size=1073741824
 
 sanitize: $(VENV)/.package
 	@test -e "$(ASAN)" || { echo "make sanitize needs g++ and its libasan, not: $(CXX)" >&2; exit 1; }
 	$(BIN)/cmake -S runtime_ops -B build/sanitize -G Ninja -DFQONNX_SANITIZE=ON \
 		-DCMAKE_CXX_COMPILER=$(CXX) -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja
 	$(BIN)/cmake --build build/sanitize
-	LD_PRELOAD="$(ASAN) $(shell $(CXX) -print-file-name=libstdc++.so)" \
-		ASAN_OPTIONS=detect_leaks=0:malloc_fill_byte=255:max_malloc_fill_size=1073741824 \
-		FQONNX_LIBRARY=build/sanitize/libfqonnx_ops.so \
+	$(SANITIZERS) FQONNX_LIBRARY=build/sanitize/libfqonnx_ops.so \
 		$(BIN)/pytest tests/runtime_ops/test_library.py tests/runtime_ops/test_library_fuzz.py \
 		-k "not every_instruction_set" --capture=sys
 
@@ -51,9 +51,7 @@ sanitize-cuda: $(VENV)/.package
 	$(BIN)/cmake -S runtime_ops -B build/sanitize-cuda -G Ninja -DFQONNX_SANITIZE=ON \
 		-DFQONNX_CUDA=EMULATED -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja
 	$(BIN)/cmake --build build/sanitize-cuda
-	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-		ASAN_OPTIONS=detect_leaks=0 \
-		FQONNX_EMULATED_LIBRARY=build/sanitize-cuda/libfqonnx_ops.so \
+	$(SANITIZERS) FQONNX_EMULATED_LIBRARY=build/sanitize-cuda/libfqonnx_ops.so \
 		$(BIN)/pytest tests/runtime_ops/test_cuda_emulation.py
 
 # On a machine with an NVIDIA GPU and nvcc. PYTHON's PyTorch must see the GPU.
