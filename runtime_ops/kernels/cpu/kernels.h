@@ -72,12 +72,13 @@ struct Kernels {
   // Sets `direct`, `planes` and `stride`, which tell how much memory the integers need.
   void (*plan)(const PackedWeight& weight, Activations& x);
   void (*quantize)(const PackedWeight& weight, const float* x, size_t row, Activations& to);
-  // Few rows of activations: codes are multiplied where they lie.
+  // Products go to y (x.rows, weight.rows). Few rows of activations: codes are multiplied where
+  // they lie.
   void (*multiply_direct)(const PackedWeight& weight, const Activations& x, size_t first,
-                          size_t last, float* y, size_t y_stride);
+                          size_t last, float* y);
   // Many rows: codes are unpacked once for all of them.
   void (*multiply_panels)(const PackedWeight& weight, const Activations& x, size_t first_row,
-                          size_t last_row, size_t first, size_t last, float* y, size_t y_stride);
+                          size_t last_row, size_t first, size_t last, float* y);
 
   void (*dequantize_row)(const PackedWeight& weight, size_t row, float* out);
   void (*apply_signs)(const float* x, const uint8_t* signs, float scale, size_t size, float* out);

@@ -157,8 +157,7 @@ void for_planes(const PackedWeight& weight, const Activations& x, size_t first, 
 }
 
 template <size_t count>
-void multiply_rows(const PackedWeight& weight, const Activations& x, size_t first, float* y,
-                   size_t y_stride) {
+void multiply_rows(const PackedWeight& weight, const Activations& x, size_t first, float* y) {
   int32_t sums[kCount * Vector::kDirectRows] = {};
   for_planes(weight, x, first, count, [&](auto bits, const Plane& plane, int32_t factor) {
     add_plane<decltype(bits)::value, count>(plane, x.stride, x.rows * x.digits, factor, sums);
@@ -172,14 +171,14 @@ void multiply_rows(const PackedWeight& weight, const Activations& x, size_t firs
         const int32_t digit = sums[r * Vector::kDirectRows + row * x.digits + d];
         sum += double(digit) * double(size_t(1) << (8 * d));
       }
-      y[row * y_stride + first + r] = float(sum * (x.scales[row] * scale));
+      y[row * weight.rows + first + r] = float(sum * (x.scales[row] * scale));
     }
   }
 }
 
 template <size_t count>
 void multiply_segmented_rows(const PackedWeight& weight, const Activations& x, size_t first,
-                             float* y, size_t y_stride) {
+                             float* y) {
   thread_local Scratch scratch;
   const size_t segments = x.segments(), groups = weight.groups();
   const size_t stride = round_up(segments, 16);  // whole vectors, with zeros at the end
@@ -221,18 +220,18 @@ void multiply_segmented_rows(const PackedWeight& weight, const Activations& x, s
                                      : add_segments<decltype(bits)::value, count, 3>;
       add(plane, x.stride, float(factor), scales, stride, sums);
     });
-    for (size_t r = 0; r < count; ++r) y[row * y_stride + first + r] = Vector::total(sums[r]);
+    for (size_t r = 0; r < count; ++r) y[row * weight.rows + first + r] = Vector::total(sums[r]);
   }
 }
 
 void multiply_direct(const PackedWeight& weight, const Activations& x, size_t first, size_t last,
-                     float* y, size_t y_stride) {
+                     float* y) {
   const bool segmented = x.segment_size != 0;
   const auto several = segmented ? multiply_segmented_rows<kCount> : multiply_rows<kCount>;
   const auto single = segmented ? multiply_segmented_rows<1> : multiply_rows<1>;
   size_t n = first;
-  for (; n + kCount <= last; n += kCount) several(weight, x, n, y, y_stride);
-  for (; n < last; ++n) single(weight, x, n, y, y_stride);
+  for (; n + kCount <= last; n += kCount) several(weight, x, n, y);
+  for (; n < last; ++n) single(weight, x, n, y);
 }
 
 }  // namespace

@@ -92,7 +92,7 @@ void multiply_segment(const Activations& x, size_t first_row, size_t last_row, s
 
 // y[row, first … last) of the rows of activations from first_row to last_row.
 void multiply_panels(const PackedWeight& weight, const Activations& x, size_t first_row,
-                     size_t last_row, size_t first, size_t last, float* y, size_t y_stride) {
+                     size_t last_row, size_t first, size_t last, float* y) {
   thread_local Scratch scratch;
   const size_t panel_stride = panel_columns(weight) * Vector::kLanes;
   uint8_t* panel = scratch.get<uint8_t>(kPanels * panel_stride);
@@ -112,7 +112,7 @@ void multiply_panels(const PackedWeight& weight, const Activations& x, size_t fi
       }
       const auto multiply = x.digits == 1 ? multiply_segment<1> : multiply_segment<3>;
       multiply(x, first_row, last_row, s, fields(weight), panel, panel_stride, scales, offsets,
-               count, y + n, y_stride);
+               count, y + n, weight.rows);
     }
   }
 }

@@ -56,14 +56,14 @@ void multiply(const Kernels& kernels, const std::vector<Part>& parts, const Acti
   if (x.direct) {
     pool.run(tasks.size(), [&](size_t i) {
       const auto& [part, first, last] = tasks[i];
-      kernels.multiply_direct(part->weight, x, first, last, part->y, part->weight.rows);
+      kernels.multiply_direct(part->weight, x, first, last, part->y);
     });
   } else {
     pool.run(tasks.size() * ((x.rows + kPanelRows - 1) / kPanelRows), [&](size_t i) {
       const auto& [part, first, last] = tasks[i % tasks.size()];
       const size_t row = i / tasks.size() * kPanelRows;
       kernels.multiply_panels(part->weight, x, row, std::min(row + kPanelRows, x.rows), first, last,
-                              part->y, part->weight.rows);
+                              part->y);
     });
   }
 }
