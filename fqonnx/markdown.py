@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from fqonnx.diff.rows import rows
 from fqonnx.diff.thresholds import FLOORS, Threshold, Verdict
-from fqonnx.report import DiffReport
+from fqonnx.diff_report import DiffReport
 
 
 def to_markdown(report: DiffReport) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from fqonnx.diff import OutputDiff, Verdict
+from fqonnx.diff import OutputDiff
 from fqonnx.session import runtime_version
 
 
@@ -165,48 +165,6 @@ class CompileReport:
     versions: dict[str, str]
     options: dict[str, Any]
     warnings: list[str]
-
-    def to_json(self) -> str:
-        """Return the report as JSON; what is not a finite number becomes null."""
-        return to_json(dataclasses.asdict(self))
-
-
-@dataclass(frozen=True)
-class SamplesReport:
-    """What two models were compared on.
-
-    Attributes:
-        source: ``file``, ``directory`` or ``synthetic``.
-        num_samples: Samples.
-        digest: SHA-256 of the arrays.
-    """
-
-    source: str
-    num_samples: int
-    digest: str
-
-
-@dataclass(frozen=True)
-class DiffReport:
-    """What ``fqonnx diff`` found.
-
-    Attributes:
-        verdicts: Of each threshold on each output.
-        model: Sizes of both files.
-        outputs: Float against compiled, for each output.
-        noise: The float model against itself in float16; empty where that was not measured.
-        samples: The data.
-        files: SHA-256 of each file, by its path.
-        versions: Versions of what took part.
-    """
-
-    verdicts: list[Verdict]
-    model: ModelReport
-    outputs: list[OutputDiff]
-    noise: list[OutputDiff]
-    samples: SamplesReport
-    files: dict[str, str]
-    versions: dict[str, str]
 
     def to_json(self) -> str:
         """Return the report as JSON; what is not a finite number becomes null."""

@@ -7,8 +7,9 @@ from markdown_it import MarkdownIt
 
 from fqonnx.diff import OutputDiff, Verdict
 from fqonnx.diff.classes import ClassDiff
+from fqonnx.diff_report import DiffReport, SamplesReport
 from fqonnx.markdown import to_markdown, verdict_line
-from fqonnx.report import DiffReport, ModelReport, SamplesReport
+from fqonnx.report import ModelReport
 
 OUTPUT = OutputDiff("y", 0.9, 12.0, 1.0, 2.0, 8, 0.25, 0.75)
 MET = Verdict("y", "cosine", 0.85, 0.9, True)

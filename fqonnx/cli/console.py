@@ -14,10 +14,11 @@ from rich.table import Column, Table
 
 from fqonnx.diff import OutputDiff
 from fqonnx.diff.rows import rows
+from fqonnx.diff_report import DiffReport
 from fqonnx.errors import ConfigError
 from fqonnx.markdown import verdict_line
 from fqonnx.progress import Item
-from fqonnx.report import CompileReport, DiffReport, LayerReport, OutputBound
+from fqonnx.report import CompileReport, LayerReport, OutputBound
 
 console = Console(highlight=False, emoji=False)
 _stderr = Console(stderr=True, highlight=False, emoji=False)

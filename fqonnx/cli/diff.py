@@ -22,6 +22,7 @@ from fqonnx.diff import (
     judge,
     output_kinds,
 )
+from fqonnx.diff_report import DiffReport, SamplesReport
 from fqonnx.errors import ModelError
 from fqonnx.markdown import to_markdown
 from fqonnx.model_file import (
@@ -32,7 +33,7 @@ from fqonnx.model_file import (
     sha256,
     write_whole,
 )
-from fqonnx.report import DiffReport, ModelReport, SamplesReport, collect_versions
+from fqonnx.report import ModelReport, collect_versions
 from fqonnx.session import Session
 
 _FILE = click.Path(path_type=Path)
