@@ -11,14 +11,12 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from fqonnx.calibrate import Calibration
 from fqonnx.config import CompileConfig, Override
+from fqonnx.diff import squared_error
 from fqonnx.passes import LinearLayer, Unit
 from fqonnx.progress import timed
 from fqonnx.quant import Moments, QuantizedWeight
@@ -83,7 +81,8 @@ def choose_options(
                 base = found[min(len(found) - 1, _BASE)][1]
                 with _replaced(unit, base):
                     outputs = Session(model, calibration.where).run(feed, names)
-                noise = _noise(reference, outputs) / (_loss(base) or 1.0)
+                noise = squared_error(reference, outputs)
+                noise = (noise if math.isfinite(noise) else 1.0) / (_loss(base) or 1.0)
                 options.append(
                     [
                         Option(override, quantized.stored_bytes, noise * _loss(quantized))
@@ -138,16 +137,6 @@ def _loss(quantized: QuantizedWeight) -> float:
     """Return what the layer's own output error is, or without data that of its weight."""
     loss = quantized.proxy_loss
     return quantized.weight_rel_error**2 if loss is None else loss
-
-
-def _noise(expected: Sequence[NDArray[Any]], found: Sequence[NDArray[Any]]) -> float:
-    """Return the squared error of the outputs, each relative to its own square; 1 if not finite."""
-    total = 0.0
-    for reference, output in zip(expected, found, strict=True):
-        reference = reference.astype(np.float64)
-        signal = float(np.square(reference).sum())
-        total += float(np.square(output - reference).sum()) / (signal or 1.0)
-    return total if math.isfinite(total) else 1.0
 
 
 def allocate(options: Sequence[Sequence[Option]], budget_bytes: float) -> list[Option]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
 
-from fqonnx.diff import OutputDiff, Verdict
-from fqonnx.report import CalibrationReport, LayerReport, ModelReport, to_json
+from fqonnx.diff import Advice, LayerDiff, OutputDiff, Verdict
+from fqonnx.report import Compilation, ModelReport, to_json
 
 
 @dataclass(frozen=True)
@@ -38,100 +37,6 @@ class ErrorSplit:
     algorithm: list[OutputDiff]
     kernel: list[OutputDiff]
     provider: list[OutputDiff]
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Frame coefficients of a weight against the alphabet, all in units of their scales.
-
-    Attributes:
-        edges: Of the bins, ascending; one more than there are counts. Coefficients beyond the
-            outer edges are in the outer bins.
-        counts: Coefficients in each bin.
-        levels: The values of the alphabet, ascending; of a layer with zero points, which move
-            them, the values around zero.
-        level_counts: Codes of each.
-    """
-
-    edges: list[float]
-    counts: list[int]
-    levels: list[float]
-    level_counts: list[int]
-
-
-@dataclass(frozen=True)
-class LayerDiff:
-    """A compiled layer against the float one. Errors are ‖difference‖/‖float‖ over all samples.
-
-    Attributes:
-        name: Module path or node name, as when it was compiled.
-        output: The value that is compared, of the same name in both models.
-        dim_in: Rows of the weight.
-        dim_out: Columns of the weight.
-        bits: Bits a coefficient.
-        frames: Kinds of the frames on the reduction and, where there is one, the output axis.
-        redundancy: Codes over weights.
-        float_bytes: Bytes of the float weight.
-        stored_bytes: Bytes of codes, scales, zero points and signs; none for a weight that
-            another layer holds.
-        weight_rel_error: That of the weight.
-        local_rel_error: That of the layer's output where both read the float model's activations.
-        accumulated_rel_error: That of the layer's output in the compiled model.
-        model_rel_error: That of the model's outputs where this layer alone is compiled: the square
-            root of the mean of their squared errors.
-        histogram: Of its coefficients.
-    """
-
-    name: str
-    output: str
-    dim_in: int
-    dim_out: int
-    bits: int
-    frames: list[str]
-    redundancy: float
-    float_bytes: int
-    stored_bytes: int
-    weight_rel_error: float
-    local_rel_error: float
-    accumulated_rel_error: float
-    model_rel_error: float
-    histogram: Histogram
-
-
-@dataclass(frozen=True)
-class Advice:
-    """What a layer would gain by other bits.
-
-    Attributes:
-        layer: Its name.
-        bits: The bits that it would have.
-        added_bytes: What it would take more.
-        predicted_change: Of the outputs' squared error, as a part of it: -0.18 is 18% less.
-    """
-
-    layer: str
-    bits: int
-    added_bytes: int
-    predicted_change: float
-
-
-@dataclass(frozen=True)
-class Compilation:
-    """What ``fqonnx compile`` wrote into the model about itself.
-
-    Attributes:
-        layers: One entry for each node with a weight, those that stayed float with the reason.
-        calibration: The data.
-        versions: Versions of what took part.
-        options: Those of `fqonnx.CompileConfig`.
-        warnings: What it told the user.
-    """
-
-    layers: list[LayerReport]
-    calibration: CalibrationReport
-    versions: dict[str, str]
-    options: dict[str, Any]
-    warnings: list[str]
 
 
 @dataclass(frozen=True)

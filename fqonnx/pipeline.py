@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +11,6 @@ from pathlib import Path
 
 import onnx_ir as ir
 import torch
-from onnx_ir.passes.common import ShapeInferencePass
 
 from fqonnx.allocate import choose_options
 from fqonnx.bounds import output_bounds
@@ -39,18 +36,23 @@ from fqonnx.model_file import (
     written_model,
 )
 from fqonnx.passes import (
-    FoldWeightsPass,
     InlineFrameOpsPass,
     MergeFrameMatMulsPass,
-    NormalizeLinearPass,
     SelectWeightsPass,
     VerifyPass,
+    normalize,
 )
 from fqonnx.passes.select_weights import NOT_INCLUDED
 from fqonnx.passes.verify import graph_signature
 from fqonnx.progress import Track, silent, timed
 from fqonnx.quantize_layers import quantize_layers
-from fqonnx.report import CalibrationReport, CompileReport, LayerReport, collect_versions
+from fqonnx.report import (
+    CalibrationReport,
+    Compilation,
+    CompileReport,
+    LayerReport,
+    collect_versions,
+)
 from fqonnx.session import Session
 
 
@@ -117,7 +119,18 @@ def compile_model(
             MergeFrameMatMulsPass()(model)
         VerifyPass(signature)(model)
         model.metadata_props["fqonnx.version"] = version("fqonnx")
-        model.metadata_props["fqonnx.options"] = json.dumps(config.options())
+        layers = layer_reports(quantized, [*selected.kept, *quantized.failed], config)
+        warnings += _lost_weights(layers)
+        data = CalibrationReport(
+            source=used.source if used else "none",
+            num_samples=used.num_samples if used else 0,
+            num_compared=compared.num_samples,
+            compared_on=_compared_on(used, compared),
+            mask_input=mask_input,
+            digest=used.digest if used else None,
+        )
+        compilation = Compilation(layers, data, collect_versions(), config.options(), warnings)
+        compilation.write(model)
         if config.recipe.lowering == "stock":
             InlineFrameOpsPass()(model)
 
@@ -139,14 +152,12 @@ def compile_model(
         with timed(timing, "bound_s"):
             exact = config.recipe.lowering == "onnx"
             bounds = output_bounds(model, quantized, compared.feeds, outputs) if exact else []
-    layers = layer_reports(quantized, [*selected.kept, *quantized.failed], config)
     sizes = model_report(model_path, output_path, quantized)
     if (sizes.bits_per_weight or 0.0) > (config.target_bits or math.inf):
         warnings.append(
             f"target_bits {config.target_bits} is less than the layers can do with: they take "
             f"{sizes.bits_per_weight:.3f}"
         )
-    warnings += _lost_weights(layers)
     compared_names = {output.name for output in outputs}
     for name in float_session.output_names:
         if name not in compared_names:
@@ -163,17 +174,10 @@ def compile_model(
         model=sizes,
         outputs=outputs,
         bounds=bounds,
-        calibration=CalibrationReport(
-            source=used.source if used else "none",
-            num_samples=used.num_samples if used else 0,
-            num_compared=compared.num_samples,
-            compared_on=_compared_on(used, compared),
-            mask_input=mask_input,
-            digest=used.digest if used else None,
-        ),
+        calibration=data,
         timing={name: round(seconds, 3) for name, seconds in timing.items()},
-        versions=collect_versions(),
-        options=config.options(),
+        versions=compilation.versions,
+        options=compilation.options,
         warnings=warnings,
     )
 
@@ -248,9 +252,7 @@ def _odd_options(config: CompileConfig, used: Samples | None) -> Iterator[str]:
 
 
 def _select(model: ir.Model, config: CompileConfig, warnings: list[str]) -> SelectWeightsPass:
-    _infer_types(model)
-    FoldWeightsPass()(model)
-    NormalizeLinearPass()(model)
+    normalize(model)
     selected = SelectWeightsPass(
         config.include, config.exclude, [override.pattern for override in config.overrides]
     )
@@ -268,20 +270,6 @@ def _select(model: ir.Model, config: CompileConfig, warnings: list[str]) -> Sele
         )
     warnings += [f"pattern {pattern!r} matches no layer" for pattern in selected.unmatched]
     return selected
-
-
-def _infer_types(model: ir.Model) -> None:
-    """Infer types of inner values; those that the graph declares for its outputs stay."""
-    declared = [(value, value.type, value.shape) for value in model.graph.outputs]
-    logger = logging.getLogger("onnx_ir")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)  # it logs a traceback where inference fails and goes on
-    try:
-        ShapeInferencePass()(model)
-    finally:
-        logger.setLevel(level)
-    for value, type_, shape in declared:
-        value.type, value.shape = type_, shape
 
 
 def _compared_on(used: Samples | None, compared: Samples) -> str:

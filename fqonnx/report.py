@@ -10,8 +10,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+import onnx_ir as ir
+
 from fqonnx.diff import OutputDiff
 from fqonnx.session import runtime_version
+
+_METADATA = "fqonnx.compilation"  # of a compiled model
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,50 @@ class CalibrationReport:
     compared_on: str
     mask_input: str | None
     digest: str | None
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """What ``fqonnx compile`` wrote into the model about itself.
+
+    Attributes:
+        layers: One entry for each node with a weight, those that stayed float with the reason.
+        calibration: The data.
+        versions: Versions of what took part.
+        options: Those of `fqonnx.CompileConfig`.
+        warnings: What it told the user.
+    """
+
+    layers: list[LayerReport]
+    calibration: CalibrationReport
+    versions: dict[str, str]
+    options: dict[str, Any]
+    warnings: list[str]
+
+    @classmethod
+    def of_model(cls, model: ir.Model) -> Compilation | None:
+        """Return what a model says; None if it says nothing, or what another version wrote."""
+        try:
+            said = json.loads(model.metadata_props[_METADATA])
+            absent = {field.name: None for field in dataclasses.fields(LayerReport)}
+            return cls(
+                [LayerReport(**{**absent, **layer}) for layer in said["layers"]],
+                CalibrationReport(**said["calibration"]),
+                said["versions"],
+                said["options"],
+                said["warnings"],
+            )
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def write(self, model: ir.Model) -> None:
+        """Put this into a model's metadata."""
+        said = dataclasses.asdict(self)
+        said["layers"] = [
+            {key: value for key, value in layer.items() if value is not None}
+            for layer in said["layers"]
+        ]
+        model.metadata_props[_METADATA] = json.dumps(_finite(said))
 
 
 @dataclass(frozen=True)

@@ -41,24 +41,27 @@ def num_samples(feed: Feed) -> int:
 
 
 class Session:
-    """An ONNX Runtime session of a model in memory or on disk, on the best provider there is.
+    """An ONNX Runtime session of a model in memory or on disk.
 
     Args:
         model: A path, or a model in memory, whose external tensors are read into it.
         where: What error messages call the model.
+        providers: Execution providers, in order; None takes the best that there are.
 
     Raises:
         ModelError: ONNX Runtime is missing, or does not load the model.
     """
 
-    def __init__(self, model: Path | ir.Model, where: str) -> None:
+    def __init__(
+        self, model: Path | ir.Model, where: str, providers: Sequence[str] | None = None
+    ) -> None:
         ort = _onnxruntime()
         options = ort.SessionOptions()
         options.log_severity_level = 4
-        available = ort.get_available_providers()
-        providers = [
-            name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available
-        ]
+        if providers is None:
+            available = ort.get_available_providers()
+            best = ("CUDAExecutionProvider", "CPUExecutionProvider")
+            providers = [name for name in best if name in available]
         self._where = where
         try:
             if isinstance(model, Path):

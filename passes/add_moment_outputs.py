@@ -6,7 +6,7 @@ of such a sum hold Σx and the number of rows, so one output gives the Hessian a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +16,7 @@ from onnx_ir.tape import Tape
 from fqonnx.passes.constants import Names, record_constant, record_ints
 from fqonnx.passes.convolution import unfold
 from fqonnx.passes.linear_layer import LayerInput
+from fqonnx.passes.row_mask import rows_that_count
 
 
 class AddMomentOutputsPass(ir.passes.InPlacePass):
@@ -70,62 +71,9 @@ def _moments(
             mask = None
     rows = tape.op("Reshape", [x, record_ints(tape, -1, source.dim)])
     rows = tape.op("Cast", [rows], {"to": ir.DataType.FLOAT})
-    counts = _counts(tape, x, rows, mask, prefix)
+    counts = rows_that_count(tape, x, rows, mask, prefix)
     if mask is not None:  # not a product: padding may hold NaN or infinity
         rows = tape.op("Where", [counts, rows, record_constant(tape, np.float32(0))])
     ones = tape.op("Cast", [counts], {"to": ir.DataType.FLOAT})
     augmented = tape.op("Concat", [rows, ones], {"axis": 1})
     return tape.op("MatMul", [tape.op("Transpose", [augmented], {"perm": [1, 0]}), augmented])
-
-
-def _counts(
-    tape: Tape, x: ir.Value, rows: ir.Value, mask: ir.Value | None, prefix: str
-) -> ir.Value:
-    """Return which rows count, bool (rows, 1)."""
-    first = tape.op("Slice", [tape.op("Shape", [rows]), record_ints(tape, 0), record_ints(tape, 1)])
-    shape = tape.op("Concat", [first, record_ints(tape, 1)], {"axis": 0})
-    if mask is None:
-        return tape.op("Expand", [record_constant(tape, np.bool_(True)), shape])
-    if _is_sequence_first(x, mask):
-        mask = tape.op("Transpose", [mask], {"perm": [1, 0]})
-    if x.shape is not None and len(x.shape) == 3:
-        batch = tape.op(
-            "Slice", [tape.op("Shape", [x]), record_ints(tape, 0), record_ints(tape, 2)]
-        )
-        same = tape.op("Equal", [batch, tape.op("Shape", [mask])])
-        smallest = tape.op(
-            "ReduceMin", [tape.op("Cast", [same], {"to": ir.DataType.INT32})], {"keepdims": 0}
-        )
-        fits = tape.op("Cast", [smallest], {"to": ir.DataType.BOOL})
-    else:
-        fits = tape.op("Equal", [tape.op("Squeeze", [first]), tape.op("Size", [mask])])
-
-    def from_mask(branch: Tape) -> ir.Value:
-        entries = branch.op("Reshape", [mask, record_ints(branch, -1, 1)])
-        return branch.op("Cast", [entries], {"to": ir.DataType.BOOL})
-
-    def all_true(branch: Tape) -> ir.Value:
-        return branch.op("Expand", [record_constant(branch, np.bool_(True)), shape])
-
-    branches = {
-        name: _branch(build, f"{prefix}_{name}")
-        for name, build in (("then_branch", from_mask), ("else_branch", all_true))
-    }
-    return tape.op("If", [fits], branches)
-
-
-def _is_sequence_first(x: ir.Value, mask: ir.Value) -> bool:
-    """Whether x is (length, batch, dim) of a mask (batch, length), by the names of their axes."""
-    if x.shape is None or mask.shape is None or len(x.shape) != 3 or len(mask.shape) != 2:
-        return False
-    length, batch = x.shape[0], x.shape[1]
-    return (length, batch) == (mask.shape[1], mask.shape[0]) != (batch, length)
-
-
-def _branch(build: Callable[[Tape], ir.Value], prefix: str) -> ir.Graph:
-    tape = Tape()
-    output = build(tape)
-    output.dtype = ir.DataType.BOOL
-    for i, node in enumerate(tape.nodes):  # names of a subgraph must be free in the outer graph
-        node.name = node.outputs[0].name = f"{prefix}_{i}"
-    return ir.Graph([], [output], nodes=tape.nodes, name=prefix)

@@ -16,9 +16,10 @@ import onnxruntime as ort
 
 import minilm
 from bench.layers import float_model, frame_model, merged_model, product_model, trivial_model
-from bench.timing import median_us, processor, session
+from bench.timing import median_us, session
 from fqonnx import CompileConfig, compile_model
 from fqonnx.export import export_model
+from fqonnx.machine import processor
 
 PAGE = """\
 # Speed

@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from pathlib import Path
 from typing import cast, get_args
 
 import click
 
-from fqonnx.calibrate import find_mask_input, load_labels, load_samples, synthetic_samples
 from fqonnx.cli.console import check_writable, print_diff, print_warnings, track
 from fqonnx.diff import (
     CEILINGS,
     FLOORS,
     Kind,
-    OutputDiff,
     Threshold,
-    compare_models,
-    half_precision_session,
-    judge,
-    output_kinds,
 )
-from fqonnx.diff_report import DiffReport, SamplesReport
-from fqonnx.errors import ModelError
+from fqonnx.diff_models import diff_models
 from fqonnx.markdown import to_markdown
 from fqonnx.model_file import (
     check_targets,
-    file_bytes,
     load_model,
     model_files,
-    sha256,
     write_whole,
 )
-from fqonnx.report import ModelReport, collect_versions
-from fqonnx.session import Session
 
 _FILE = click.Path(path_type=Path)
 
@@ -68,6 +56,10 @@ def _kinds(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
             raise click.BadParameter(found, ctx, param)
         parsed[name] = cast(Kind, kind)
     return parsed
+
+
+def _files(path: Path) -> list[Path]:
+    return model_files(path, load_model(path))
 
 
 @click.command("diff")
@@ -118,47 +110,26 @@ def diff_command(
     fail_over: list[Threshold],
 ) -> None:
     """Run FLOAT and COMPILED on the same inputs and measure how far apart they are."""
-    float_model, compiled_model = load_model(float_path), load_model(compiled_path)
     written = [path for path in (json_path, markdown) if path is not None]
     for path in written:
         check_writable(path)
-    sources = [*model_files(float_path, float_model), *model_files(compiled_path, compiled_model)]
-    data = [Path(inputs)] if labels is None else [Path(inputs), labels]
-    check_targets(written, [*sources, *data])
-    expected = Session(float_path, str(float_path))
-    if inputs == "synthetic":
-        samples = synthetic_samples(float_model, expected.inputs, num_samples=32)
-    else:
-        samples = load_samples(Path(inputs), expected.inputs)
-    compare = functools.partial(
-        compare_models,
-        expected,
-        feeds=samples.feeds,
-        kinds=output_kinds(float_model, kinds),
-        labels=None if labels is None else load_labels(labels, samples.num_samples),
-        mask_input=find_mask_input(expected.inputs, mask_input),
+    models = [file for path in (float_path, compiled_path) for file in _files(path)]
+    check_targets(written, [*models, Path(inputs), *([] if labels is None else [labels])])
+    report = diff_models(
+        float_path,
+        compiled_path,
+        inputs,
+        labels=labels,
+        thresholds=[*fail_under, *fail_over],
+        kinds=kinds,
+        mask_input=mask_input,
         track=track,
     )
-    outputs = compare(Session(compiled_path, str(compiled_path)), compiled_path=compiled_path)
-    verdicts = judge(outputs, [*fail_under, *fail_over])
-    noise: list[OutputDiff] = []
-    try:
-        noise = compare(half_precision_session(float_path), compiled_path=float_path)
-    except ModelError as error:
-        print_warnings([f"no noise floor: {error.found}"])
-    report = DiffReport(
-        model=ModelReport(file_bytes(float_path), file_bytes(compiled_path)),
-        outputs=outputs,
-        noise=noise,
-        verdicts=verdicts,
-        samples=SamplesReport(samples.source, samples.num_samples, samples.digest),
-        files={str(file): sha256(file) for file in sources},
-        versions=collect_versions(),
-    )
+    print_warnings(report.warnings)
     if json_path is not None:
         write_whole(json_path, report.to_json().encode(), "Choose another file")
     if markdown is not None:
         write_whole(markdown, to_markdown(report).encode(), "Choose another file")
     print_diff(report)
-    if not all(verdict.met for verdict in verdicts):
+    if not all(verdict.met for verdict in report.verdicts):
         sys.exit(1)

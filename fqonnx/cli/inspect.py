@@ -12,10 +12,10 @@ from rich.table import Column, Table
 
 from fqonnx.cli.console import console, megabytes, print_kept
 from fqonnx.model_file import file_bytes, load_model
-from fqonnx.passes import FoldWeightsPass, NormalizeLinearPass, SelectWeightsPass
+from fqonnx.passes import SelectWeightsPass, normalize
 from fqonnx.passes.merge_frame_matmuls import merged_layers
 from fqonnx.passes.select_weights import layer_name
-from fqonnx.report import LayerReport
+from fqonnx.report import Compilation, LayerReport
 from fqonnx.runtime_ops import DOMAIN
 
 # Not a Column: it would keep the cells of each table that it is in.
@@ -31,14 +31,16 @@ def inspect_command(path: Path) -> None:
         f"{escape(str(path))}: {megabytes(file_bytes(path))}, "
         f"opset {model.graph.opset_imports['']}, IR {model.ir_version}"
     )
-    for key, value in model.metadata_props.items():
-        if key.startswith("fqonnx."):
-            console.print(f"{escape(key)}: {escape(value)}", soft_wrap=True)
+    version, compilation = model.metadata_props.get("fqonnx.version"), Compilation.of_model(model)
+    if version is not None:
+        console.print(f"compiled by fqonnx {escape(version)}")
+    if compilation is not None:
+        options = ", ".join(f"{key}={value}" for key, value in compilation.options.items())
+        console.print(f"options: {escape(options)}", soft_wrap=True)
     compiled = [node for node in model.graph if node.domain == DOMAIN and not _is_bias(node)]
     if compiled:
         console.print(_compiled_table(compiled))
-    FoldWeightsPass()(model)
-    NormalizeLinearPass()(model)
+    normalize(model)
     selected = SelectWeightsPass()
     selected(model)
     if selected.layers:

@@ -1,22 +1,33 @@
 """How far two models are apart on the same inputs."""
 
-from fqonnx.diff.compare import compare_models
+from fqonnx.diff.advice import Advice, advise
+from fqonnx.diff.compare import Labels, compare_models, squared_error
 from fqonnx.diff.kinds import Kind, OutputKind, output_kinds
+from fqonnx.diff.layers import LayerDiff, SwitchedModel, diff_layers
 from fqonnx.diff.metrics import OutputDiff, OutputMetrics
 from fqonnx.diff.noise import half_precision_session
+from fqonnx.diff.slow import slow_paths
 from fqonnx.diff.thresholds import CEILINGS, FLOORS, Threshold, Verdict, judge
 
 __all__ = [
     "CEILINGS",
     "FLOORS",
+    "Advice",
     "Kind",
+    "Labels",
+    "LayerDiff",
     "OutputDiff",
     "OutputKind",
     "OutputMetrics",
+    "SwitchedModel",
     "Threshold",
     "Verdict",
+    "advise",
     "compare_models",
+    "diff_layers",
     "half_precision_session",
     "judge",
     "output_kinds",
+    "slow_paths",
+    "squared_error",
 ]

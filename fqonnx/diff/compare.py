@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -82,3 +82,13 @@ def compare_models(
                     str(compiled_path), str(error), "Compare models of the same graph"
                 ) from error
     return [metric.result() for metric in metrics]
+
+
+def squared_error(expected: Sequence[NDArray[Any]], found: Sequence[NDArray[Any]]) -> float:
+    """Return the squared errors of all outputs, each relative to its own square, added up."""
+    total = 0.0
+    for reference, output in zip(expected, found, strict=True):
+        reference = reference.astype(np.float64)
+        signal = float(np.square(reference).sum())
+        total += float(np.square(output - reference).sum()) / (signal or 1.0)
+    return total

@@ -61,6 +61,12 @@ class UniformAlphabet:
         step, offset = self._rows(first, len(coeffs))
         return self._levels(coeffs, first).sub_(offset).mul_(step)
 
+    def units(self, coeffs: Tensor, first: int = 0) -> Tensor:
+        """Return coefficients in steps from the middle of the levels; NaN where the step is 0."""
+        step, offset = self._rows(first, len(coeffs))
+        middle = ((1 << self.bits) - 1) / 2
+        return torch.where(step > 0, coeffs / step + (offset - middle), torch.nan)
+
     def _levels(self, coeffs: Tensor, first: int) -> Tensor:
         step, offset = self._rows(first, len(coeffs))
         levels = torch.floor(coeffs / torch.where(step > 0, step, 1.0) + (offset + 0.5))

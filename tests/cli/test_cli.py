@@ -53,7 +53,7 @@ def test_compile_then_diff_then_inspect(folder: Path) -> None:
     shown = run("inspect", out)
     assert shown.exit_code == 0
     assert "3 quantized layers" in shown.output
-    assert '"bits": 4' in shown.output
+    assert "options: bits=4, " in shown.output
 
 
 def test_doctor_says_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,7 +172,7 @@ def test_without_a_noise_floor_there_is_a_warning(
     def fails(path: Path) -> None:
         raise ModelError(str(path), "not converted: why", "Do without")
 
-    monkeypatch.setattr("fqonnx.cli.diff.half_precision_session", fails)
+    monkeypatch.setattr("fqonnx.diff_models.half_precision_session", fails)
     result = diff("--json", "r.json", "--markdown", "r.md", "--fail-under", "cosine=0.5")
     assert result.exit_code == 0
     assert result.stderr == "warning: no noise floor: not converted: why\n"

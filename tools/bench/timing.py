@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from pathlib import Path
 
@@ -38,15 +37,3 @@ def median_us(
                 if run >= WARM_UP:
                     times[name].append(time.perf_counter() - start)
     return {name: float(np.median(values)) * 1e6 for name, values in times.items()}
-
-
-def processor() -> str:
-    """Return the name of the processor and what of it decides the speed."""
-    info = Path("/proc/cpuinfo")
-    if not info.exists():
-        return platform.machine()
-    lines = info.read_text().splitlines()
-    name = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "")
-    flags = next((x.split(":")[1].split() for x in lines if x.startswith("flags")), [])
-    found = [flag for flag in ("avx2", "avx512f", "avx512_vnni") if flag in flags]
-    return f"{name or platform.machine()} ({', '.join(found)})"
