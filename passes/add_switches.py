@@ -48,7 +48,7 @@ class AddSwitchesPass(ir.passes.InPlacePass):
             output = values[str(layer_output(layer).name)]
             switch = tape.op("Gather", [switches, record_constant(tape, np.int64(i))])
             chosen = tape.op("Where", [switch, copy.output, output])
-            chosen.dtype, chosen.shape = output.dtype, output.shape
+            chosen.type, chosen.shape = output.type, output.shape
             name, own = output.name, chosen.producer()
             ir.convenience.replace_all_uses_with(output, chosen, replace_graph_outputs=True)
             assert own is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,6 +16,7 @@ from fqonnx.progress import Track, silent
 from fqonnx.session import Feed, Session, num_samples
 
 Labels: TypeAlias = NDArray[np.integer[Any]]
+Run: TypeAlias = Callable[[Feed, Sequence[str]], list[NDArray[Any]]]
 
 
 def compare_models(
@@ -59,28 +60,50 @@ def compare_models(
     names = [name for name in expected.numeric_outputs if name in actual.numeric_outputs]
     if labels is not None and all(kinds[name].kind != "classes" for name in names):
         raise ConfigError("--labels", "no output is of classes", "Name one: --kind OUTPUT=classes")
+    try:
+        return measure(
+            names,
+            expected.run,
+            actual.run,
+            track(feeds, "Comparing"),
+            kinds=kinds,
+            labels=labels,
+            mask_input=mask_input,
+        )
+    except ValueError as error:
+        raise ModelError(
+            str(compiled_path), str(error), "Compare models of the same graph"
+        ) from error
+
+
+def measure(
+    names: Sequence[str],
+    expected: Run,
+    actual: Run,
+    feeds: Iterable[Feed],
+    *,
+    kinds: Mapping[str, OutputKind],
+    labels: Labels | None = None,
+    mask_input: str | None = None,
+) -> list[OutputDiff]:
+    """Return the differences of outputs that two functions of a feed and their names give.
+
+    Raises:
+        DataError: The labels or the token ids do not fit an output.
+        ValueError: An output has two shapes.
+    """
     metrics = [OutputMetrics(name, kinds[name].kind) for name in names]
     start = 0
-    for feed in track(feeds, "Comparing"):
+    for feed in feeds:
         mask = feed[mask_input] if mask_input is not None else None
         stop = start + num_samples(feed)
         right = None if labels is None else labels[start:stop]
         start = stop
-        pairs = zip(metrics, expected.run(feed, names), actual.run(feed, names), strict=True)
+        pairs = zip(metrics, expected(feed, names), actual(feed, names), strict=True)
         for metric, reference, output in pairs:
             ids = kinds[metric.name].ids
-            try:
-                metric.update(
-                    reference,
-                    output,
-                    mask,
-                    labels=right,
-                    ids=None if ids is None else feed[ids],
-                )
-            except ValueError as error:
-                raise ModelError(
-                    str(compiled_path), str(error), "Compare models of the same graph"
-                ) from error
+            own = None if ids is None else feed[ids]
+            metric.update(reference, output, mask, labels=right, ids=own)
     return [metric.result() for metric in metrics]
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 import torch
-from numpy.typing import NDArray
 
-from fqonnx.diff.compare import squared_error
 from fqonnx.diff.stored_weight import Histogram, stored_bytes, stored_weight
-from fqonnx.passes import AddErrorOutputsPass, AddSwitchesPass, CompiledLayer
-from fqonnx.passes.add_switches import SWITCHES
+from fqonnx.diff.switched_model import SwitchedModel
+from fqonnx.passes import AddErrorOutputsPass, CompiledLayer
 from fqonnx.progress import Track, silent
 from fqonnx.session import Feed, Session
 
@@ -83,7 +80,7 @@ def diff_layers(
     if not layers:
         return []
     local, accumulated = _output_errors(model, compiled, layers, feeds, mask_input, track)
-    alone = list(_errors_alone(SwitchedModel(model, compiled, layers), feeds[0], track))
+    alone = SwitchedModel(model, compiled, layers).errors_alone(feeds[0], track)
     seen: set[tuple[ir.Value | None, int]] = set()
     found = []
     for i, layer in enumerate(track(layers, "Comparing weights")):
@@ -113,28 +110,6 @@ def diff_layers(
     return found
 
 
-class SwitchedModel:
-    """The float model with any of its layers compiled.
-
-    Args:
-        model: The float model, normalized as for compiling.
-        compiled: The compiled model.
-        layers: Its layers.
-    """
-
-    def __init__(
-        self, model: ir.Model, compiled: ir.Model, layers: Sequence[CompiledLayer]
-    ) -> None:
-        switched = model.clone()
-        AddSwitchesPass(compiled, [layer.source for layer in layers])(switched)
-        self._session = Session(switched, "the float model with compiled layers")
-        self.num_layers = len(layers)
-
-    def run(self, feed: Feed, compiled: NDArray[np.bool_]) -> list[NDArray[np.generic]]:
-        """Return the numeric outputs; ``compiled`` (layers,) tells which layers are."""
-        return self._session.run({**feed, SWITCHES: compiled}, self._session.numeric_outputs)
-
-
 def _output_errors(
     model: ir.Model,
     compiled: ir.Model,
@@ -155,11 +130,3 @@ def _output_errors(
         ratios = np.sqrt(sums[:, 1:] / sums[:, :1])
     ratios[sums[:, 1:] == 0] = 0.0
     return ratios[:, 0].tolist(), ratios[:, 1].tolist()
-
-
-def _errors_alone(switched: SwitchedModel, feed: Feed, track: Track) -> Iterator[float]:
-    """Yield the error of the outputs with each layer alone compiled."""
-    only = np.eye(switched.num_layers, dtype=np.bool_)
-    reference = switched.run(feed, np.zeros(switched.num_layers, np.bool_))
-    for row in track(only, "Comparing layers one by one"):
-        yield math.sqrt(squared_error(reference, switched.run(feed, row)))

@@ -1,0 +1,109 @@
+"""A float model, the one that was compiled from it, and what both run on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from fqonnx.calibrate import (
+    Samples,
+    find_mask_input,
+    load_labels,
+    load_samples,
+    synthetic_samples,
+)
+from fqonnx.calibrate.samples import Part
+from fqonnx.diff import Kind, Labels, OutputKind, output_kinds
+from fqonnx.model_file import load_model, model_files
+from fqonnx.passes import CompiledLayer, SelectWeightsPass, compiled_layers, normalize
+from fqonnx.session import Session
+
+
+@dataclass(frozen=True)
+class ModelPair:
+    """Two models to compare.
+
+    Attributes:
+        float_path: File of the float model.
+        compiled_path: File of the compiled model.
+        model: The float model, normalized as for compiling.
+        compiled: The compiled model.
+        layers: Its packed layers; none where it was not compiled from the other, or lowered to
+            stock operators.
+        samples: What both run on.
+        kinds: What the outputs are, by name.
+        labels: The right classes of all samples (samples,).
+        mask_input: The input whose zeros mark padding.
+    """
+
+    float_path: Path
+    compiled_path: Path
+    model: ir.Model
+    compiled: ir.Model
+    layers: list[CompiledLayer]
+    samples: Samples
+    kinds: Mapping[str, OutputKind]
+    labels: Labels | None
+    mask_input: str | None
+
+    @classmethod
+    def load(
+        cls,
+        float_path: Path,
+        compiled_path: Path,
+        inputs: Path | str = "synthetic",
+        *,
+        part: Part = "all",
+        labels: Path | None = None,
+        kinds: Mapping[str, Kind] | None = None,
+        mask_input: str | None = None,
+    ) -> ModelPair:
+        """Read models and data.
+
+        Args:
+            float_path: The float model.
+            compiled_path: The compiled model.
+            inputs: An ``.npz`` file or a folder of them (see `fqonnx.calibrate.load_samples`), or
+                ``synthetic``.
+            part: Which of the samples.
+            labels: An ``.npy`` file with the right class of each.
+            kinds: What outputs are, by name, where that is not to be found out.
+            mask_input: The input whose zeros mark padding; None looks for one.
+
+        Raises:
+            FqonnxError: A model, the data or an option is not usable.
+        """
+        model, compiled = load_model(float_path), load_model(compiled_path)
+        infos = Session(float_path, str(float_path)).inputs
+        if str(inputs) == "synthetic":  # others than a calibration draws
+            samples = synthetic_samples(model, infos, num_samples=32, seed=1)
+        else:
+            samples = load_samples(Path(inputs), infos, part)
+        found = output_kinds(model, kinds)
+        normalize(model)
+        selected = SelectWeightsPass()
+        selected(model)
+        return cls(
+            float_path,
+            compiled_path,
+            model,
+            compiled,
+            compiled_layers(compiled, selected.layers),
+            samples,
+            found,
+            None if labels is None else load_labels(labels, samples.num_samples),
+            find_mask_input(infos, mask_input),
+        )
+
+
+def pair_files(float_path: Path, compiled_path: Path) -> list[Path]:
+    """Return all files of two models, those of external data included.
+
+    Raises:
+        ModelError: One cannot be read.
+    """
+    paths = float_path, compiled_path
+    return [file for path in paths for file in model_files(path, load_model(path))]
