@@ -1,4 +1,4 @@
-"""The command line: ``fqonnx export | compile | diff | inspect | sweep | doctor``."""
+"""The command line: ``fqonnx export | compile | diff | bisect | inspect | sweep | doctor``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from fqonnx import __version__
+from fqonnx.cli.bisect import bisect_command
 from fqonnx.cli.compile import compile_command
 from fqonnx.cli.console import print_error
 from fqonnx.cli.diff import diff_command
@@ -41,6 +42,7 @@ def main() -> None:
 main.add_command(export_command)
 main.add_command(compile_command)
 main.add_command(diff_command)
+main.add_command(bisect_command)
 main.add_command(inspect_command)
 main.add_command(sweep_command)
 main.add_command(doctor_command)

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from fqonnx.diff import OutputDiff
+from fqonnx.diff import OutputDiff, Verdict
 from fqonnx.diff.rows import rows
 from fqonnx.diff_report import DiffReport
 from fqonnx.errors import ConfigError
@@ -195,7 +195,12 @@ def print_diff(report: DiffReport) -> None:
     if report.noise:
         table.caption = "noise floor: the float model in float16 against itself"
     console.print(table)
-    for verdict in report.verdicts:
+    print_verdicts(report.verdicts)
+
+
+def print_verdicts(verdicts: Iterable[Verdict]) -> None:
+    """Print whether thresholds are met, a line each."""
+    for verdict in verdicts:
         color = "green" if verdict.met else "red"
         console.print(f"[{color}]{escape(verdict_line(verdict))}[/]", soft_wrap=True)
 

@@ -10,6 +10,7 @@ import click
 from fqonnx.config import Sides
 from fqonnx.diff import CEILINGS, FLOORS, Kind, Threshold
 
+
 def _thresholds(
     ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
 ) -> list[Threshold]:

@@ -8,6 +8,7 @@ from fqonnx.diff.layers import LayerDiff, diff_layers
 from fqonnx.diff.metrics import OutputDiff, OutputMetrics
 from fqonnx.diff.noise import half_precision_session
 from fqonnx.diff.slow import slow_paths
+from fqonnx.diff.stored_weight import stored_bytes
 from fqonnx.diff.switched_model import SwitchedModel
 from fqonnx.diff.thresholds import CEILINGS, FLOORS, Threshold, Verdict, judge
 
@@ -34,4 +35,5 @@ __all__ = [
     "output_kinds",
     "slow_paths",
     "squared_error",
+    "stored_bytes",
 ]

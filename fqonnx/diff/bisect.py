@@ -13,7 +13,7 @@ from fqonnx.diff.metrics import OutputDiff
 from fqonnx.diff.switched_model import SwitchedModel
 from fqonnx.diff.thresholds import Threshold, judge
 from fqonnx.progress import Track, silent
-from fqonnx.session import Feed
+from fqonnx.session import Feed, Session
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Bisection:
 
 
 def bisect_layers(
+    expected: Session,
     switched: SwitchedModel,
     errors: Sequence[float],
     thresholds: Sequence[Threshold],
@@ -50,6 +51,7 @@ def bisect_layers(
     of other layers is not ruled out, which would take all subsets to see.
 
     Args:
+        expected: The float model.
         switched: The float model with any of its layers compiled.
         errors: What each layer alone does to the outputs: the ranking.
         thresholds: What the outputs must meet.
@@ -62,14 +64,14 @@ def bisect_layers(
     Raises:
         ConfigError: No output has the measure of a threshold.
     """
-    nothing = np.zeros(switched.num_layers, np.bool_)
+    ranking = sorted(range(switched.num_layers), key=lambda i: errors[i], reverse=True)
 
     def compare(restored: Sequence[int]) -> list[OutputDiff]:
-        compiled = ~nothing
+        compiled = np.ones(switched.num_layers, np.bool_)
         compiled[list(restored)] = False
         return measure(
             switched.output_names,
-            lambda feed, _: switched.run(feed, nothing),
+            expected.run,
             lambda feed, _: switched.run(feed, compiled),
             track(feeds, f"Restoring {len(restored)} of {switched.num_layers} layers"),
             kinds=kinds,
@@ -77,22 +79,25 @@ def bisect_layers(
             mask_input=mask_input,
         )
 
-    def meets(restored: Sequence[int]) -> bool:
-        return all(verdict.met for verdict in judge(compare(restored), thresholds))
+    def meets(outputs: Sequence[OutputDiff]) -> bool:
+        return all(verdict.met for verdict in judge(outputs, thresholds))
 
-    ranking = sorted(range(switched.num_layers), key=lambda i: errors[i], reverse=True)
-    if not meets(ranking):
-        return Bisection(None, ranking, compare(ranking))
-    too_few, enough = -1, len(ranking)
+    too_few, enough, best = -1, len(ranking), None
     while enough - too_few > 1:
         middle = (too_few + enough) // 2
-        if meets(ranking[:middle]):
-            enough = middle
+        outputs = compare(ranking[:middle])
+        if meets(outputs):
+            enough, best = middle, outputs
         else:
             too_few = middle
     restored = ranking[:enough]
+    if best is None:
+        best = compare(restored)
+        if not meets(best):
+            return Bisection(None, ranking, best)
     for layer in reversed(restored[:-1]):  # without the last, the others were too few
         rest = [other for other in restored if other != layer]
-        if meets(rest):
-            restored = rest
-    return Bisection(restored, ranking, compare(restored))
+        outputs = compare(rest)
+        if meets(outputs):
+            restored, best = rest, outputs
+    return Bisection(restored, ranking, best)
