@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from fqonnx.diff.rows import rows
+from fqonnx.diff.rows import LAYER_HEAD, advice_line, layer_rows, rows, split_line
 from fqonnx.diff.thresholds import FLOORS, Threshold, Verdict
 from fqonnx.diff_report import DiffReport
 
@@ -41,6 +41,16 @@ def _lines(report: DiffReport) -> Iterator[str]:
                 for row in rows(output, noise.get(output.name))
             ],
         )
+    if report.split is not None:
+        yield ""
+        for weights, kernels in zip(report.split.algorithm, report.split.kernel, strict=True):
+            yield f"- {_text(split_line(weights.name, weights, kernels))}"
+    if report.layers:
+        yield ""
+        yield from _table(LAYER_HEAD, layer_rows(report.layers))
+    if report.advice:
+        yield ""
+        yield from (f"- {_text(advice_line(advice))}" for advice in report.advice[:6])
     yield from ("", "| | |", "|---|---|")
     for name, digest in (("samples", samples.digest), *report.files.items()):
         yield f"| {_text(name)}, SHA-256 | `{digest}` |"

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from fqonnx.diff import OutputDiff, Verdict
-from fqonnx.diff.rows import rows
+from fqonnx.diff.rows import LAYER_HEAD, advice_line, layer_rows, rows, split_line
 from fqonnx.diff_report import DiffReport
 from fqonnx.errors import ConfigError
 from fqonnx.markdown import verdict_line
@@ -195,6 +195,21 @@ def print_diff(report: DiffReport) -> None:
     if report.noise:
         table.caption = "noise floor: the float model in float16 against itself"
     console.print(table)
+    if report.split is not None:
+        for weights, kernels in zip(report.split.algorithm, report.split.kernel, strict=True):
+            console.print(escape(split_line(weights.name, weights, kernels)), soft_wrap=True)
+    if report.layers:
+        worst = Table(Column(LAYER_HEAD[0], no_wrap=True))
+        for head in LAYER_HEAD[1:]:
+            worst.add_column(head, justify="right")
+        for name, *cells in layer_rows(report.layers):
+            worst.add_row(escape(_end(name, 36)), *cells)
+        worst.caption = (
+            "relative errors: of the weight, of its outputs on float inputs, in the model"
+        )
+        console.print(worst)
+    for advice in report.advice[:3]:
+        console.print(escape(advice_line(advice)), soft_wrap=True)
     print_verdicts(report.verdicts)
 
 

@@ -1,9 +1,12 @@
-"""How the measures of an output are shown: one list for the terminal and for Markdown."""
+"""How measures are shown: one list for the terminal and for Markdown."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fqonnx.diff.advice import Advice
+from fqonnx.diff.layers import LayerDiff
 from fqonnx.diff.metrics import OutputDiff
 
 # Measure, what it is called, format.
@@ -65,3 +68,38 @@ def rows(output: OutputDiff, noise: OutputDiff | None = None) -> list[Row]:
         own = f"{output.tokens.float_perplexity:.3f}"
         shown.append(compared("compiled_perplexity", title, ".3f", own))
     return shown
+
+
+LAYER_HEAD = ("worst layers", "bits", "weight", "local", "accumulated", "outputs, it alone")
+
+
+def layer_rows(layers: Sequence[LayerDiff], most: int = 5) -> list[tuple[str, ...]]:
+    """Return cells under `LAYER_HEAD` of the layers that do most to the outputs, errors in %."""
+    worst = sorted(layers, key=lambda layer: layer.model_rel_error, reverse=True)[:most]
+    return [
+        (
+            layer.name,
+            str(layer.bits),
+            f"{layer.weight_rel_error:.1%}",
+            f"{layer.local_rel_error:.1%}",
+            f"{layer.accumulated_rel_error:.1%}",
+            f"{layer.model_rel_error:.1%}",
+        )
+        for layer in worst
+    ]
+
+
+def advice_line(advice: Advice) -> str:
+    """Return advice in words."""
+    return (
+        f"raise {advice.layer} to {advice.bits} bits: +{advice.added_bytes / 1e6:.2f} MB, "
+        f"predicted squared error of the outputs {advice.predicted_change:+.0%}"
+    )
+
+
+def split_line(name: str, weights: OutputDiff, kernels: OutputDiff) -> str:
+    """Return where the difference of an output comes from, in words."""
+    return (
+        f"{name}: cosine {weights.cosine:.4f} by the weights alone, {kernels.cosine:.6f} by "
+        "products with activations in int8"
+    )

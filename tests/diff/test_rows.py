@@ -2,8 +2,11 @@ import dataclasses
 import math
 
 from fqonnx.diff import OutputDiff
+from fqonnx.diff.advice import Advice
 from fqonnx.diff.classes import ClassDiff
-from fqonnx.diff.rows import Row, rows
+from fqonnx.diff.layers import LayerDiff
+from fqonnx.diff.rows import LAYER_HEAD, Row, advice_line, layer_rows, rows, split_line
+from fqonnx.diff.stored_weight import Histogram
 from fqonnx.diff.tokens import TokenDiff
 
 NUMBERS = OutputDiff("y", 0.98765, 12.345, 1.23456, 4.0, 8, 0.0123456, 0.5)
@@ -54,3 +57,40 @@ def test_a_floor_of_fewer_measures() -> None:
 def test_what_is_no_number_is_shown_as_such() -> None:
     shown = rows(OutputDiff("y", math.nan, math.inf, math.nan, math.nan, 0))
     assert [row.compiled for row in shown] == ["nan", "inf", "nan", "nan", "nan"]
+
+
+def test_the_worst_layers_come_first() -> None:
+    layers = [a_layer(f"layer{i}", error) for i, error in enumerate((0.1, 0.3, 0.2))]
+    shown = layer_rows(layers, most=2)
+    assert [cells[0] for cells in shown] == ["layer1", "layer2"]
+    assert shown[0] == ("layer1", "2", "40.0%", "20.0%", "25.0%", "30.0%")
+    assert len(shown[0]) == len(LAYER_HEAD)
+
+
+def test_advice_and_split_are_sentences() -> None:
+    assert advice_line(Advice("a.b", 3, 300_000, -0.18)) == (
+        "raise a.b to 3 bits: +0.30 MB, predicted squared error of the outputs -18%"
+    )
+    weights, kernels = (OutputDiff("y", cosine, 1.0, 1.0, 1.0, 4) for cosine in (0.9, 0.9999))
+    assert split_line("y", weights, kernels) == (
+        "y: cosine 0.9000 by the weights alone, 0.999900 by products with activations in int8"
+    )
+
+
+def a_layer(name: str, error: float) -> LayerDiff:
+    return LayerDiff(
+        name=name,
+        output=f"{name}.y",
+        dim_in=4,
+        dim_out=4,
+        bits=2,
+        frames=["hadamard"],
+        redundancy=1.0,
+        float_bytes=64,
+        stored_bytes=12,
+        weight_rel_error=0.4,
+        local_rel_error=0.2,
+        accumulated_rel_error=0.25,
+        model_rel_error=error,
+        histogram=Histogram([0.0, 1.0], [16], [-0.5, 0.5], [8, 8]),
+    )
