@@ -24,6 +24,7 @@ from fqonnx.diff import (
 )
 from fqonnx.diff_report import DiffReport, SamplesReport
 from fqonnx.errors import ModelError
+from fqonnx.html import to_html
 from fqonnx.markdown import to_markdown
 from fqonnx.model_file import (
     check_targets,
@@ -92,6 +93,9 @@ def _kinds(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
 @click.option("--json", "json_path", type=_FILE, help="Write the differences here.")
 @click.option("--markdown", type=_FILE, help="Write a summary here.")
 @click.option(
+    "--report", "html_path", type=_FILE, metavar="FILE.html", help="Write a page of it all here."
+)
+@click.option(
     "--fail-under",
     multiple=True,
     metavar="METRIC=VALUE",
@@ -114,12 +118,13 @@ def diff_command(
     kinds: dict[str, Kind],
     json_path: Path | None,
     markdown: Path | None,
+    html_path: Path | None,
     fail_under: list[Threshold],
     fail_over: list[Threshold],
 ) -> None:
     """Run FLOAT and COMPILED on the same inputs and measure how far apart they are."""
     float_model, compiled_model = load_model(float_path), load_model(compiled_path)
-    written = [path for path in (json_path, markdown) if path is not None]
+    written = [path for path in (json_path, markdown, html_path) if path is not None]
     for path in written:
         check_writable(path)
     sources = [*model_files(float_path, float_model), *model_files(compiled_path, compiled_model)]
@@ -159,6 +164,8 @@ def diff_command(
         write_whole(json_path, report.to_json().encode(), "Choose another file")
     if markdown is not None:
         write_whole(markdown, to_markdown(report).encode(), "Choose another file")
+    if html_path is not None:
+        write_whole(html_path, to_html(report).encode(), "Choose another file")
     print_diff(report)
     if not all(verdict.met for verdict in verdicts):
         sys.exit(1)
