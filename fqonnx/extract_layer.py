@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -42,8 +43,8 @@ def extract_layer(pair: ModelPair, layer: CompiledLayer, folder: Path) -> None:
     measured.graph.outputs[:] = [values[name] for name in taken]
     feed = dict(pair.samples.feeds[0])
     if taken:
-        arrays = Session(measured, str(pair.float_path)).run(feed, taken)
-        feed.update(zip(taken, arrays, strict=True))
+        found = Session(measured, str(pair.float_path)).run(feed, taken)
+        feed.update(zip(taken, found, strict=True))
     for name, model in (("float.onnx", pair.model), ("compiled.onnx", pair.compiled)):
         part = model.clone()
         part.graph = ir.convenience.extract(part.graph, inputs, [output])
@@ -52,7 +53,8 @@ def extract_layer(pair: ModelPair, layer: CompiledLayer, folder: Path) -> None:
             pass
     try:
         (folder / "inputs").mkdir()
-        np.savez(folder / "inputs" / "batch.npz", **{name: feed[name] for name in inputs})
+        arrays: dict[str, Any] = {name: feed[name] for name in inputs}
+        np.savez(folder / "inputs" / "batch.npz", **arrays)
     except OSError as error:
         raise ConfigError(str(folder), f"not written: {error}", "Name another folder") from error
 

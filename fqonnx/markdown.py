@@ -17,15 +17,10 @@ def to_markdown(report: DiffReport) -> str:
 
 def _lines(report: DiffReport) -> Iterator[str]:
     model, samples = report.model, report.samples
-    missed = [verdict for verdict in report.verdicts if not verdict.met]
+    yield from (f"# {headline(report.verdicts)}", "")
     if report.verdicts:
-        total = len(report.verdicts)
-        yield f"# {f'Missed {len(missed)}' if missed else 'Met all'} of {total} thresholds"
-        yield ""
         yield from (f"- {_text(verdict_line(verdict))}" for verdict in report.verdicts)
-    else:
-        yield "# Float against compiled"
-    yield ""
+        yield ""
     ratio = model.float_bytes / model.compiled_bytes
     yield (
         f"{model.float_bytes / 1e6:.2f} MB to {model.compiled_bytes / 1e6:.2f} MB, {ratio:.1f} "
@@ -58,16 +53,32 @@ def _lines(report: DiffReport) -> Iterator[str]:
     yield f"| versions | {versions} |"
 
 
+def headline(verdicts: Sequence[Verdict]) -> str:
+    """Return what became of all thresholds in a few words."""
+    if not verdicts:
+        return "Float against compiled"
+    missed = sum(not verdict.met for verdict in verdicts)
+    return f"{f'Missed {missed}' if missed else 'Met all'} of {len(verdicts)} thresholds"
+
+
 def verdict_line(verdict: Verdict) -> str:
     """Return what became of a threshold in words."""
-    sign = "≥" if verdict.metric in FLOORS else "≤"
-    shown = f"{verdict.found:.4g}"
-    if Threshold(verdict.metric, verdict.threshold).admits(float(shown)) != verdict.met:
-        shown = repr(verdict.found)  # rounded, it would be on the other side
-    found = f"{verdict.output}: {verdict.metric} is {shown}"
+    found = f"{verdict.output}: {verdict.metric} is {found_text(verdict)}"
     if verdict.met:
-        return f"met: {found}, {sign} {verdict.threshold}"
-    return f"missed: {found}, the threshold is {sign} {verdict.threshold}"
+        return f"met: {found}, {needed_text(verdict)}"
+    return f"missed: {found}, the threshold is {needed_text(verdict)}"
+
+
+def found_text(verdict: Verdict) -> str:
+    """Return the measure, rounded unless that would be on the other side of the threshold."""
+    shown = f"{verdict.found:.4g}"
+    admitted = Threshold(verdict.metric, verdict.threshold).admits(float(shown))
+    return shown if admitted == verdict.met else repr(verdict.found)
+
+
+def needed_text(verdict: Verdict) -> str:
+    """Return what the measure may be."""
+    return f"{'≥' if verdict.metric in FLOORS else '≤'} {verdict.threshold}"
 
 
 def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from fqonnx.cli.options import (
 )
 from fqonnx.diff import Kind, Threshold
 from fqonnx.diff_models import diff_models
+from fqonnx.html import to_html
 from fqonnx.markdown import to_markdown
 from fqonnx.model_file import check_targets, write_whole
 from fqonnx.model_pair import ModelPair, pair_files
@@ -34,6 +35,9 @@ _FILE = click.Path(path_type=Path)
 @kind_option
 @click.option("--json", "json_path", type=_FILE, help="Write the differences here.")
 @click.option("--markdown", type=_FILE, help="Write a summary here.")
+@click.option(
+    "--report", "html_path", type=_FILE, metavar="FILE.html", help="Write a page of it all here."
+)
 @fail_under_option
 @fail_over_option
 def diff_command(
@@ -45,11 +49,12 @@ def diff_command(
     kinds: dict[str, Kind],
     json_path: Path | None,
     markdown: Path | None,
+    html_path: Path | None,
     fail_under: list[Threshold],
     fail_over: list[Threshold],
 ) -> None:
     """Run FLOAT and COMPILED on the same inputs and measure how far apart they are."""
-    written = [path for path in (json_path, markdown) if path is not None]
+    written = [path for path in (json_path, markdown, html_path) if path is not None]
     for path in written:
         check_writable(path)
     data = [Path(inputs)] if labels is None else [Path(inputs), labels]
@@ -63,6 +68,8 @@ def diff_command(
         write_whole(json_path, report.to_json().encode(), "Choose another file")
     if markdown is not None:
         write_whole(markdown, to_markdown(report).encode(), "Choose another file")
+    if html_path is not None:
+        write_whole(html_path, to_html(report).encode(), "Choose another file")
     print_diff(report)
     if not all(verdict.met for verdict in report.verdicts):
         sys.exit(1)

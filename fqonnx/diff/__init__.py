@@ -8,7 +8,7 @@ from fqonnx.diff.layers import LayerDiff, diff_layers
 from fqonnx.diff.metrics import OutputDiff, OutputMetrics
 from fqonnx.diff.noise import half_precision_session
 from fqonnx.diff.slow import slow_paths
-from fqonnx.diff.stored_weight import stored_bytes
+from fqonnx.diff.stored_weight import Histogram, stored_bytes
 from fqonnx.diff.switched_model import SwitchedModel
 from fqonnx.diff.thresholds import CEILINGS, FLOORS, Threshold, Verdict, judge
 
@@ -17,6 +17,7 @@ __all__ = [
     "FLOORS",
     "Advice",
     "Bisection",
+    "Histogram",
     "Kind",
     "Labels",
     "LayerDiff",

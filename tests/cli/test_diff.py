@@ -143,10 +143,12 @@ def test_tokens_are_found(folder: Path) -> None:
     assert "missed: z: flip_rate is " in missed.output
 
 
-def test_both_pages_are_written_whether_met_or_missed(folder: Path) -> None:
+def test_all_pages_are_written_whether_met_or_missed(folder: Path) -> None:
     given = ("--fail-under", "sqnr_db=90", "--fail-over", "max_abs_diff=100")
-    missed = diff(*given, "--json", "r.json", "--markdown", "r.md")
+    pages = ("--json", "r.json", "--markdown", "r.md", "--report", "r.html")
+    missed = diff(*given, *pages)
     assert missed.exit_code == 1
+    assert "Missed 1 of 2 thresholds</h1>" in Path("r.html").read_text()
     assert Path("r.md").read_text().startswith("# Missed 1 of 2 thresholds\n\n- missed: y: sqnr")
     assert [x["met"] for x in json.loads(Path("r.json").read_text())["verdicts"]] == [False, True]
     last = missed.output.splitlines()[-2:]
