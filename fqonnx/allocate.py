@@ -7,8 +7,9 @@ output error on the calibration rows does, which is measured for each choice.
 
 from __future__ import annotations
 
+import bisect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -44,21 +45,45 @@ class Option:
     noise: float
 
 
-def choose_options(
+@dataclass(frozen=True)
+class LayerOptions:
+    """What can be chosen for each layer.
+
+    Attributes:
+        options: Of each layer, one or more.
+        num_weights: Weights of all layers.
+    """
+
+    options: list[list[Option]]
+    num_weights: int
+
+    def best(self, bits_per_weight: float) -> tuple[Override, ...]:
+        """Return the choice of least noise that takes no more stored bits a weight, if any does."""
+        chosen = allocate(self.options, bits_per_weight * self.num_weights / 8)
+        return tuple(option.override for option in chosen)
+
+    def range(self) -> tuple[float, float]:
+        """Return the least and the most stored bits a weight that can be chosen."""
+        sizes = [[option.stored_bytes for option in of_layer] for of_layer in self.options]
+        bits = 8 / (self.num_weights or 1)
+        return sum(map(min, sizes)) * bits, sum(map(max, sizes)) * bits
+
+
+def measure_options(
     model: ir.Model,
     layers: Sequence[LinearLayer],
     calibration: Calibration,
     config: CompileConfig,
     feed: Feed,
     session: Session,
-) -> tuple[Override, ...]:
-    """Return an override for each layer that meets ``target_bits``, after those there are.
+) -> LayerOptions:
+    """Measure what each layer would do to the outputs with each choice of bits and redundancy.
 
     Args:
         model: The float model; it stays as it is.
-        layers: What is to be quantized. Those that have an override keep it.
+        layers: What is to be quantized. Those that have an override have no other choice.
         calibration: What to calibrate on.
-        config: Options with ``target_bits``.
+        config: Options.
         feed: The batch that output errors are measured on.
         session: Of the float model.
 
@@ -90,8 +115,23 @@ def choose_options(
                     ]
                 )
                 weights += unit[0].dim_in * unit[0].dim_out
-    chosen = allocate(options, (config.target_bits or 0.0) * weights / 8)
-    return (*(option.override for option in chosen), *config.overrides)
+    return LayerOptions(options, weights)
+
+
+def least_bits(options: LayerOptions, meets: Callable[[float], bool]) -> float | None:
+    """Return the least stored bits a weight, in sixteenths, that are enough.
+
+    Args:
+        options: What can be chosen.
+        meets: Whether a number of bits is enough; more of them are taken to be no worse.
+
+    Returns:
+        The bits; None if the most that can be chosen are too few.
+    """
+    least, most = options.range()
+    budgets = [most - i / 16 for i in range(int((most - least) * 16) + 1)][::-1]
+    first = bisect.bisect_left(budgets, True, key=meets)
+    return budgets[first] if first < len(budgets) else None
 
 
 def _options(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,6 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 
-from fqonnx.allocate import choose_options
 from fqonnx.bounds import output_bounds
 from fqonnx.calibrate import (
     Calibration,
@@ -21,8 +21,9 @@ from fqonnx.calibrate import (
     load_samples,
     synthetic_samples,
 )
+from fqonnx.choose_bits import choose_bits
 from fqonnx.config import CompileConfig
-from fqonnx.diff import compare_models, output_kinds
+from fqonnx.diff import Threshold, compare_models, output_kinds
 from fqonnx.errors import ConfigError
 from fqonnx.frames import fusion_redundancy
 from fqonnx.layer_reports import layer_reports, model_report
@@ -62,6 +63,7 @@ def compile_model(
     config: CompileConfig | None = None,
     *,
     calibration: Path | str = "synthetic",
+    meet: Sequence[Threshold] = (),
     track: Track = silent,
 ) -> CompileReport:
     """Quantize the layers of an ONNX model and compare the result with the original.
@@ -72,6 +74,8 @@ def compile_model(
         config: What to do.
         calibration: An ``.npz`` file or a folder of them (see `fqonnx.calibrate.load_samples`),
             ``synthetic`` or ``none``.
+        meet: Thresholds that bits and redundancies of all layers are chosen for, so that the
+            outputs meet them with the fewest stored bits.
         track: Progress.
 
     Returns:
@@ -108,10 +112,28 @@ def compile_model(
 
     warnings += _odd_options(config, used)
     calibrated = Calibration(used, mask_input, config.device, timing, track, str(model_path))
-    if config.target_bits is not None:
-        feed = (used or compared).feeds[0]
-        chosen = choose_options(model, selected.layers, calibrated, config, feed, float_session)
-        config = replace(config, overrides=chosen)
+    compare = functools.partial(
+        compare_models,
+        float_session,
+        feeds=compared.feeds,
+        compiled_path=output_path,
+        kinds=kinds,
+        mask_input=mask_input,
+        track=track,
+    )
+    if config.target_bits is not None or meet:
+        overrides = choose_bits(
+            model,
+            selected.layers,
+            calibrated,
+            config,
+            float_session,
+            (used or compared).feeds[0],
+            meet=meet,
+            compare=compare,
+            warnings=warnings,
+        )
+        config = replace(config, overrides=overrides)
     quantized = quantize_layers(model, selected.layers, calibrated, config, warnings)
 
     with timed(timing, "rewrite_s"):
@@ -139,16 +161,7 @@ def compile_model(
             if float_fault is None:
                 check_file(temporary, str(output_path))
         with timed(timing, "compare_s"):
-            compiled_session = Session(temporary, str(output_path))
-            outputs = compare_models(
-                float_session,
-                compiled_session,
-                compared.feeds,
-                compiled_path=output_path,
-                kinds=kinds,
-                mask_input=mask_input,
-                track=track,
-            )
+            outputs = compare(Session(temporary, str(output_path)))
         with timed(timing, "bound_s"):
             exact = config.recipe.lowering == "onnx"
             bounds = output_bounds(model, quantized, compared.feeds, outputs) if exact else []

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import get_args
 
 import click
 
-from fqonnx.cli.console import check_writable, print_compile_report, track
+from fqonnx.cli.console import check_writable, print_compile_report, print_verdicts, track
 from fqonnx.cli.options import (
     calibration_option,
     device_option,
     exclude_option,
+    fail_over_option,
+    fail_under_option,
     include_option,
     mask_input_option,
     seed_option,
@@ -19,6 +22,10 @@ from fqonnx.cli.options import (
     sides_option,
 )
 from fqonnx.config import METHODS, CompileConfig, Lowering, Sides
+from fqonnx.diff import Threshold, judge
+from fqonnx.diff_models import diff_models
+from fqonnx.errors import ConfigError
+from fqonnx.html import to_html
 from fqonnx.model_file import (
     check_targets,
     load_model,
@@ -26,6 +33,7 @@ from fqonnx.model_file import (
     output_files,
     write_whole,
 )
+from fqonnx.model_pair import ModelPair
 from fqonnx.overrides import load_overrides
 from fqonnx.pipeline import compile_model
 
@@ -77,7 +85,15 @@ _FILE = click.Path(path_type=Path)
     "of ONNX standard operators only [default: onnx for sigma-delta, else fused]",
 )
 @mask_input_option
+@fail_under_option
+@fail_over_option
+@click.option(
+    "--auto", is_flag=True, help="Choose the fewest bits, layer by layer, that meet the thresholds."
+)
 @click.option("--json", "json_path", type=_FILE, help="Write the report here.")
+@click.option(
+    "--report", "html_path", type=_FILE, metavar="FILE.html", help="Write a page of `diff` here."
+)
 @seed_option
 @device_option
 def compile_command(
@@ -97,16 +113,27 @@ def compile_command(
     config_path: Path | None,
     lowering: Lowering | None,
     mask_input: str | None,
+    fail_under: list[Threshold],
+    fail_over: list[Threshold],
+    auto: bool,
     json_path: Path | None,
+    html_path: Path | None,
     seed: int,
     device: str,
 ) -> None:
     """Quantize MODEL's linear and convolutional layers and compare the result with MODEL."""
     output = output or model.parent / f"{model.stem}-{target_bits or bits:g}bit.onnx"
-    if json_path is not None:
-        check_writable(json_path)
+    thresholds = [*fail_under, *fail_over]
+    if auto and not thresholds:
+        raise ConfigError("--auto", "there is no threshold to meet", "Add --fail-under cosine=0.95")
+    if auto and target_bits is not None:
+        raise ConfigError("--auto", "it chooses what --target-bits gives", "Leave one of them out")
+    written = [path for path in (json_path, html_path) if path is not None]
+    for path in written:
+        check_writable(path)
+    if written:
         sources = [*model_files(model, load_model(model)), *output_files(output), Path(calibration)]
-        check_targets([json_path], sources)
+        check_targets(written, sources)
     config = CompileConfig(
         bits=bits,
         target_bits=target_bits,
@@ -124,7 +151,17 @@ def compile_command(
         seed=seed,
         device=device,
     )
-    report = compile_model(model, output, config, calibration=calibration, track=track)
+    meet = thresholds if auto else ()
+    report = compile_model(model, output, config, calibration=calibration, meet=meet, track=track)
+    verdicts = judge(report.outputs, thresholds)
     if json_path is not None:
         write_whole(json_path, report.to_json().encode(), "Choose another file")
+    if html_path is not None:
+        compared = "synthetic" if calibration == "none" else calibration
+        pair = ModelPair.load(model, output, compared, part="held-back", mask_input=mask_input)
+        page = to_html(diff_models(pair, thresholds, track))
+        write_whole(html_path, page.encode(), "Choose another file")
     print_compile_report(report, output)
+    print_verdicts(verdicts)
+    if not all(verdict.met for verdict in verdicts):
+        sys.exit(1)

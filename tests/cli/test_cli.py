@@ -56,6 +56,37 @@ def test_compile_then_diff_then_inspect(folder: Path) -> None:
     assert "options: bits=4, " in shown.output
 
 
+def test_compile_is_a_gate(folder: Path) -> None:
+    model, data, page = folder / "mlp.onnx", folder / "data.npz", folder / "page.html"
+    given = ("compile", model, "--calibration", data, "--bits", 2)
+    missed = run(*given, "--fail-under", "cosine=0.999", "--report", page)
+    assert missed.exit_code == 1
+    assert "missed: y: cosine is 0.9" in missed.output
+    assert (folder / "mlp-2bit.onnx").is_file()
+    assert "first" in page.read_text()
+    assert (
+        run(*given, "--fail-under", "cosine=0.5", "--fail-over", "max_abs_diff=99").exit_code == 0
+    )
+    chosen = run(*given, "--fail-under", "cosine=0.97", "--auto")
+    assert chosen.exit_code == 0
+    assert "met: y: cosine is 0.9" in chosen.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--auto",), "there is no threshold to meet"),
+        (("--auto", "--fail-under", "cosine=0.9", "--target-bits", 2.5), "Leave one of them out"),
+        (("--fail-under", "kl_mean=0.9"), "the metric is one of"),
+    ],
+)
+def test_gates_that_make_no_sense(folder: Path, options: tuple[object, ...], message: str) -> None:
+    found = run("compile", folder / "mlp.onnx", *options)
+    assert found.exit_code == 2
+    assert message in found.output
+    assert not (folder / "mlp-2bit.onnx").exists()
+
+
 def test_doctor_says_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     if library_path() is not None:
         found = run("doctor")
