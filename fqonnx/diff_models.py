@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fqonnx.diff import (
+    LayerDiff,
     OutputDiff,
     Threshold,
     advise,
@@ -63,7 +65,7 @@ def diff_models(
     samples = pair.samples
     return DiffReport(
         verdicts=judge(outputs, thresholds),
-        model=ModelReport(file_bytes(pair.float_path), file_bytes(pair.compiled_path)),
+        model=_sizes(pair, layers),
         outputs=outputs,
         noise=noise,
         samples=SamplesReport(samples.source, samples.num_samples, samples.digest),
@@ -107,6 +109,21 @@ def _outputs(
         provider=_on_both(compare, path),
     )
     return outputs, noise, split, warnings
+
+
+def _sizes(pair: ModelPair, layers: Sequence[LayerDiff]) -> ModelReport:
+    sizes = file_bytes(pair.float_path), file_bytes(pair.compiled_path)
+    own = [layer for layer in layers if layer.stored_bytes]  # not those that share a weight
+    weights = sum(layer.dim_in * layer.dim_out for layer in own)
+    if not weights:
+        return ModelReport(*sizes)
+    codes = [layer.dim_in * layer.dim_out * layer.redundancy for layer in own]
+    return ModelReport(
+        *sizes,
+        redundancy_stored=sum(codes) / weights,
+        code_bits_per_weight=sum(map(operator.mul, codes, (x.bits for x in own))) / weights,
+        bits_per_weight=8 * sum(layer.stored_bytes for layer in own) / weights,
+    )
 
 
 def _on_both(compare: Callable[..., list[OutputDiff]], path: Path) -> list[OutputDiff]:
