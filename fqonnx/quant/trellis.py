@@ -152,7 +152,8 @@ def pack_streams(codes: Codes, bits: int) -> NDArray[np.uint16]:
     separate = np.unpackbits(codes[..., None], axis=-1)[..., 8 - bits :]
     words = separate.reshape(*codes.shape[:-1], codes.shape[-1] * bits // _WORD, 2, _WORD // 2)
     high, low = np.moveaxis(np.packbits(words, axis=-1)[..., 0].astype(np.uint16), -1, 0)
-    return high << np.uint16(8) | low
+    packed: NDArray[np.uint16] = high << np.uint16(8) | low
+    return packed
 
 
 def unpack_streams(words: NDArray[np.uint16], bits: int) -> Codes:

@@ -47,8 +47,8 @@ class TrellisAlphabet:
 
     def values(self, codes: Tensor) -> Tensor:
         """Return what codes (padded) stand for, (padded rows, dim_out)."""
-        levels = self.code.decode(streams_of(codes).cpu().numpy())
-        levels = _coeffs_of(torch.from_numpy(levels).to(codes.device), codes.shape)
+        decoded = self.code.decode(streams_of(codes).cpu().numpy())
+        levels = _coeffs_of(torch.from_numpy(decoded).to(codes.device), codes.shape)
         return levels[:, : self.step.shape[1]] * (self.step / _ONE)
 
 
@@ -130,7 +130,7 @@ def _coeffs_of(streams: Tensor, shape: torch.Size) -> Tensor:
 
 def _feedback(hessian: Tensor) -> Tensor:
     """Return M_jb·M_bb^{−1} for all blocks, unit upper triangular by blocks."""
-    upper = torch.linalg.cholesky(hessian.flip(0, 1)).flip(0, 1)
+    upper: Tensor = torch.linalg.cholesky(hessian.flip(0, 1)).flip(0, 1)
     for start in range(0, len(upper), TILE_COLUMNS):
         block = slice(start, start + TILE_COLUMNS)
         upper[:, block] = torch.linalg.solve_triangular(
