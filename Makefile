@@ -7,7 +7,7 @@ ROOT   := $(CURDIR)
 SOURCES := $(shell find fqonnx passes runtime_ops -type f -not -name '*.pyc') pyproject.toml
 
 .PHONY: demo test lint types imports unit sanitize sanitize-cuda gpu-check bench quality redundancy \
-	sigma-delta feedback architectures clean
+	sigma-delta feedback trellis architectures clean
 
 demo: $(VENV)/.package
 	$(BIN)/python tools/demo.py --folder demo
@@ -76,6 +76,9 @@ sigma-delta: $(VENV)/.package
 
 feedback: $(VENV)/.package
 	$(BIN)/python tools/feedback.py --markdown docs/feedback.md
+
+trellis: $(VENV)/.package
+	$(BIN)/python tools/trellis.py --markdown docs/trellis.md
 
 # DATA names a folder of pretrained models; without it their rows are left out.
 architectures: $(VENV)/.package

@@ -25,7 +25,7 @@ class Method:
             data, ``sigma-delta`` is a fixed filter.
         alphabet: ``mid-rise`` with the best step for a Gaussian, ``range`` with the least that
             keeps Sigma-Delta stable, ``two-sigma`` with FrameQuant's clip and integer zero point,
-            or ``min-max`` for each group.
+            ``min-max`` for each group, or ``trellis`` for the code of docs/trellis.md.
         sides: Whether it is on the reduction axis of a weight, on the output axis, or on both.
         redundancy: Frame vectors per dimension where nothing else is asked for.
         order: Of Sigma-Delta, 1 or 2.
@@ -42,7 +42,7 @@ class Method:
     name: str
     frame: FrameKind
     feedback: Literal["none", "ldlq", "sigma-delta"]
-    alphabet: Literal["mid-rise", "range", "two-sigma", "min-max"]
+    alphabet: Literal["mid-rise", "range", "two-sigma", "min-max", "trellis"]
     sides: Sides = "in"
     redundancy: float = 1.0
     order: int = 1

@@ -1,32 +1,13 @@
-"""The native library of the operators: where it is, and how a session gets it."""
+"""The native library of the operators, and how a session gets it."""
 
 from __future__ import annotations
 
 import ctypes
-import os
 from pathlib import Path
 from typing import Any
 
 from fqonnx.errors import LibraryError, first_line
-
-_NAME = "libfqonnx_ops.so"
-
-
-def library_path() -> Path | None:
-    """Return the path of the native library, or None where it was not built.
-
-    The environment variable FQONNX_LIBRARY names another build.
-    """
-    import fqonnx.runtime_ops
-
-    if named := os.environ.get("FQONNX_LIBRARY"):
-        return Path(named)
-    # An editable install has two folders: the sources, and what was built.
-    for folder in fqonnx.runtime_ops.__path__:
-        path = Path(folder) / "lib" / _NAME
-        if path.exists():
-            return path
-    return None
+from fqonnx.native import library_path
 
 
 def register(session_options: Any) -> None:

@@ -10,12 +10,14 @@ from fqonnx.quant.alphabet import (
 from fqonnx.quant.moments import Moments
 from fqonnx.quant.rounding import coordinate_descent, damped, hessian_error, ldlq
 from fqonnx.quant.sigma_delta import Guarantee, sigma_delta, spectral_bounds, variation_bounds
+from fqonnx.quant.trellis import TrellisCode, trellis_code
 from fqonnx.quant.weight import QuantizedWeight, quantize_weight
 
 __all__ = [
     "Guarantee",
     "Moments",
     "QuantizedWeight",
+    "TrellisCode",
     "UniformAlphabet",
     "coordinate_descent",
     "damped",
@@ -27,6 +29,7 @@ __all__ = [
     "range_alphabet",
     "sigma_delta",
     "spectral_bounds",
+    "trellis_code",
     "two_sigma_alphabet",
     "variation_bounds",
 ]

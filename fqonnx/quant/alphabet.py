@@ -93,7 +93,7 @@ def gaussian_alphabet(coeffs: Tensor, bits: int, multiplier: float = 1.0) -> Uni
         OverflowError: The steps are beyond float16's range.
     """
     deviation = coeffs.square().mean(0, keepdim=True).sqrt()
-    return UniformAlphabet(bits, _stored(deviation * GAUSSIAN_STEP[bits] * multiplier, deviation))
+    return UniformAlphabet(bits, stored(deviation * GAUSSIAN_STEP[bits] * multiplier, deviation))
 
 
 def range_alphabet(coeffs: Tensor, bits: int, order: int = 1) -> UniformAlphabet:
@@ -112,9 +112,9 @@ def range_alphabet(coeffs: Tensor, bits: int, order: int = 1) -> UniformAlphabet
     """
     largest = coeffs.abs().amax(0, keepdim=True)
     step = largest / ((1 << (bits - 1)) - _HEADROOM[order][bits])
-    stored = _stored(step, largest)
-    next_up = (stored.to(SCALE_DTYPE).view(torch.int16) + 1).view(SCALE_DTYPE).to(step.dtype)
-    return UniformAlphabet(bits, torch.where(stored < step, next_up, stored))
+    rounded = stored(step, largest)
+    next_up = (rounded.to(SCALE_DTYPE).view(torch.int16) + 1).view(SCALE_DTYPE).to(step.dtype)
+    return UniformAlphabet(bits, torch.where(rounded < step, next_up, rounded))
 
 
 def two_sigma_alphabet(coeffs: Tensor, bits: int) -> tuple[UniformAlphabet, Tensor]:
@@ -134,7 +134,7 @@ def two_sigma_alphabet(coeffs: Tensor, bits: int) -> tuple[UniformAlphabet, Tens
     top = (1 << bits) - 1
     mean = coeffs.mean(0, keepdim=True)
     deviation = coeffs.std(0, keepdim=True) if len(coeffs) > 1 else torch.zeros_like(mean)
-    step = _stored(4.0 * deviation / top, deviation)
+    step = stored(4.0 * deviation / top, deviation)
     center = mean / torch.where(deviation > 0, 2.0 * deviation, 1.0)
     zero_point = ((1.0 - center) * top / 2).round().clamp(0, top)
     clipped = coeffs.clamp(mean - 2.0 * deviation, mean + 2.0 * deviation)
@@ -159,17 +159,25 @@ def min_max_alphabet(coeffs: Tensor, bits: int, group_size: int) -> UniformAlpha
     padding = coeffs.new_zeros(-num_vectors % group_size, dim_out)
     groups = torch.cat([coeffs, padding]).reshape(-1, group_size, dim_out)
     low, high = groups.amin(1).clamp(max=0.0), groups.amax(1).clamp(min=0.0)
-    step = _stored((high - low) / top, high - low)
+    step = stored((high - low) / top, high - low)
     zero_point = (-low / torch.where(step > 0, step, 1.0)).round().clamp(0, top)
     return UniformAlphabet(bits, step, zero_point, group_size=group_size)
 
 
-def _stored(step: Tensor, spread: Tensor) -> Tensor:
-    """Return steps as float16 will hold them, in the dtype that they have."""
+def stored(step: Tensor, spread: Tensor) -> Tensor:
+    """Return steps as float16 will hold them, in the dtype that they have.
+
+    Args:
+        step: Of any shape.
+        spread: How far the coefficients of each reach, likewise.
+
+    Raises:
+        OverflowError: They are beyond float16's range.
+    """
     if float(step.max()) > torch.finfo(SCALE_DTYPE).max:
         raise OverflowError("the weight is too large: a scale does not fit into float16")
-    stored = step.to(SCALE_DTYPE)
-    lost = spread.double().square()[stored == 0].sum()
+    rounded = step.to(SCALE_DTYPE)
+    lost = spread.double().square()[rounded == 0].sum()
     if float(lost) > _NEGLIGIBLE * float(spread.double().square().sum()):
         raise OverflowError("the weight is too small: its scales do not fit into float16")
-    return stored.to(step.dtype)
+    return rounded.to(step.dtype)

@@ -22,6 +22,13 @@ from fqonnx.quant.alphabet import (
 from fqonnx.quant.moments import Moments
 from fqonnx.quant.rounding import coordinate_descent, damped, hessian_error, ldlq
 from fqonnx.quant.sigma_delta import Guarantee, sigma_delta
+from fqonnx.quant.trellis import LEVELS, TrellisCode, trellis_code
+from fqonnx.quant.trellis_rounding import (
+    TrellisAlphabet,
+    gaussian_trellis,
+    refitted,
+    trellis_ldlq,
+)
 
 _DAMPING_WITHOUT_DATA = 0.05
 
@@ -34,8 +41,10 @@ class QuantizedWeight:
         frame_in: The frame on the reduction axis.
         frame_out: The frame on the output axis.
         bits: Bits a code.
-        codes: (frame_out.num_vectors, frame_in.num_vectors), uint8.
-        scales: Steps (frame_out.num_vectors, groups), float16.
+        codes: (frame_out.num_vectors, frame_in.num_vectors), uint8; those of a trellis code are
+            padded to whole tiles.
+        scales: Steps (frame_out.num_vectors, groups), float16; what 64 levels are, of a trellis
+            code.
         zero_points: As ``scales``, uint8; None for a mid-rise alphabet.
         group_size: Codes a scale; None where each row has one.
         bias_shift: (dim_out,) to add to the layer's bias so that the mean output stays what it
@@ -45,6 +54,7 @@ class QuantizedWeight:
         proxy_loss: tr((W − Ŵ)ᵀH(W − Ŵ)), the mean squared output error of a row, before the bias
             is shifted; None without data.
         guarantee: What Sigma-Delta promises of the error; None for other feedback.
+        trellis: The code that ``codes`` are of; None where a code is a level.
     """
 
     frame_in: Frame
@@ -59,14 +69,16 @@ class QuantizedWeight:
     output_rel_error: float | None
     proxy_loss: float | None
     guarantee: Guarantee | None = None
+    trellis: TrellisCode | None = None
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of codes, scales, zero points and signs."""
+        """Bytes of codes, levels, scales, zero points and signs."""
         rows, num_vectors = self.codes.shape
         frames = (self.frame_in, self.frame_out)
+        whole_tiles = rows * num_vectors * self.bits // 8 + LEVELS
         return (
-            packed_bytes(rows, num_vectors, self.bits)
+            (packed_bytes(rows, num_vectors, self.bits) if self.trellis is None else whole_tiles)
             + self.scales.nbytes
             + (0 if self.zero_points is None else self.zero_points.nbytes)
             + sum(-(-frame.dim // 8) for frame in frames if isinstance(frame, SignedFrame))
@@ -74,6 +86,9 @@ class QuantizedWeight:
 
     def coeffs(self) -> Tensor:
         """Return Ĉ (frame_in.num_vectors, frame_out.num_vectors), float32."""
+        if self.trellis is not None:
+            code = TrellisAlphabet(self.trellis, self.scales.T.float())
+            return code.values(self.codes.T)[: self.frame_in.num_vectors]
         zero_point = None if self.zero_points is None else self.zero_points.T.float()
         alphabet = UniformAlphabet(
             self.bits, self.scales.T.float(), zero_point, group_size=self.group_size
@@ -118,26 +133,22 @@ def quantize_weight(
     correct_mean = correct_mean and moments is not None and moments.trust_mean
     hessian = _frame_hessian(frame_in, method, moments, correct_mean, coeffs.device)
 
+    alphabet: UniformAlphabet | TrellisAlphabet
     guarantee = None
-    if method.feedback == "sigma-delta":
+    if method.alphabet == "trellis":
+        alphabet = gaussian_trellis(coeffs, trellis_code(bits))
+        codes = trellis_ldlq(coeffs, hessian, alphabet)
+        alphabet = refitted(alphabet, codes, coeffs, hessian)
+    elif method.feedback == "sigma-delta":
         quantized, alphabet, guarantee = _sigma_delta(
             coeffs, frame_in, frame_out, bits, method.order
         )
-    elif method.alphabet == "mid-rise":
-        wider = _widening(bits, frame_in.redundancy)
-        multipliers = [wider * multiplier for multiplier in method.step_multipliers]
-        quantized, alphabet = _best_of_steps(coeffs, hessian, bits, multipliers)
-    elif method.alphabet == "two-sigma":
-        alphabet, clipped = two_sigma_alphabet(coeffs, bits)
-        quantized = _rounded(clipped, hessian, alphabet)
+        codes = alphabet.codes(quantized)
     else:
-        alphabet = min_max_alphabet(coeffs, bits, method.group_size or len(coeffs))
-        quantized = _rounded(coeffs, hessian, alphabet)
-    if hessian is not None and method.sweeps:
-        quantized = coordinate_descent(coeffs, quantized, hessian, alphabet, method.sweeps)
+        quantized, alphabet = _rounded_uniformly(coeffs, hessian, frame_in, method, bits)
+        codes = alphabet.codes(quantized)
 
-    codes = alphabet.codes(quantized)
-    error = _synthesis(frame_in, frame_out, alphabet.values(codes) - coeffs)
+    error = _synthesis(frame_in, frame_out, alphabet.values(codes)[: len(coeffs)] - coeffs)
     shift = -(moments.mean.float() @ error) if correct_mean and moments is not None else None
     loss, output_rel_error = _output_error(weight, error, moments, shift)
     zero_point = alphabet.zero_point
@@ -154,6 +165,7 @@ def quantize_weight(
         guarantee=guarantee,
         output_rel_error=output_rel_error,
         proxy_loss=loss,
+        trellis=alphabet.code if isinstance(alphabet, TrellisAlphabet) else None,
     )
 
 
@@ -204,6 +216,25 @@ def _sigma_delta(
         quantized = quantized.T
         alphabet = replace(alphabet, step=alphabet.step[:, :1].expand(1, quantized.shape[1]))
     return quantized, alphabet, guarantee
+
+
+def _rounded_uniformly(
+    coeffs: Tensor, hessian: Tensor | None, frame_in: Frame, method: Method, bits: int
+) -> tuple[Tensor, UniformAlphabet]:
+    """Return Ĉ and its alphabet, by LDLQ and descent where there is a Hessian."""
+    if method.alphabet == "mid-rise":
+        wider = _widening(bits, frame_in.redundancy)
+        multipliers = [wider * multiplier for multiplier in method.step_multipliers]
+        quantized, alphabet = _best_of_steps(coeffs, hessian, bits, multipliers)
+    elif method.alphabet == "two-sigma":
+        alphabet, clipped = two_sigma_alphabet(coeffs, bits)
+        quantized = _rounded(clipped, hessian, alphabet)
+    else:
+        alphabet = min_max_alphabet(coeffs, bits, method.group_size or len(coeffs))
+        quantized = _rounded(coeffs, hessian, alphabet)
+    if hessian is not None and method.sweeps:
+        quantized = coordinate_descent(coeffs, quantized, hessian, alphabet, method.sweeps)
+    return quantized, alphabet
 
 
 def _rounded(coeffs: Tensor, hessian: Tensor | None, alphabet: UniformAlphabet) -> Tensor:

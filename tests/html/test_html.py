@@ -21,7 +21,7 @@ from fqonnx.html import to_html
 from fqonnx.overrides import load_overrides
 from fqonnx.report import ModelReport
 
-_VOID = {"meta", "link", "br"}
+_VOID = {"meta", "link", "br", "wbr"}
 
 
 class Page(HTMLParser):

@@ -21,13 +21,15 @@
 #include "panels.h"
 #include "multiply_panels.h"
 #include "multiply_direct.h"
+#include "viterbi.h"
 
 namespace fqonnx {
 namespace {
 
 constexpr Kernels kernels_named(const char* name) {
   return {name,           kOutputs,     plan,     quantize, multiply_direct, multiply_panels,
-          dequantize_row, apply_signs,  hadamard, matmul,   to_float,        to_half};
+          dequantize_row, apply_signs,  hadamard, matmul,   to_float,        to_half,
+          viterbi};
 }
 
 }  // namespace

@@ -65,6 +65,14 @@ struct Activations {
   }
 };
 
+// The states of a trellis code (docs/trellis.md): the last `window` bits of a stream of codes, the
+// newest lowest.
+struct Trellis {
+  const int16_t* values;  // (2^window)
+  int bits;               // of a code, 1 to 4
+  int window;             // bits + 5 to 16
+};
+
 struct Kernels {
   const char* name;
   size_t panel;  // outputs that share an unpacked panel: tasks take a multiple of it
@@ -86,6 +94,12 @@ struct Kernels {
   void (*matmul)(const float* a, const float* b, float* c, size_t m, size_t k, size_t n);
   void (*to_float)(const uint16_t* halves, size_t size, float* out);
   void (*to_half)(const float* x, size_t size, uint16_t* out);
+
+  // The codes (length) whose path has the least Σ⌊(value − target)²/2^16⌋, from the state `start`
+  // to `end`; where these are negative from and to any. Sums are 16 bits: a state that falls
+  // behind by more may be lost.
+  void (*viterbi)(const Trellis& trellis, const int16_t* targets, size_t length, int start,
+                  int end, uint8_t* codes);
 };
 
 // The best that this processor has, but none above what FQONNX_INSTRUCTION_SET names: portable,

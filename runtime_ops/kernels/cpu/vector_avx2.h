@@ -12,6 +12,20 @@
 namespace fqonnx {
 namespace {
 
+// For each part of Vector::repeat, the bytes of a half that it takes.
+template <int bits>
+struct Repeated {
+  uint8_t byte[1 << bits][32];
+};
+template <int bits>
+constexpr Repeated<bits> repeated_bytes() {
+  Repeated<bits> index{};
+  for (int i = 0; i < 32 << bits; ++i) {
+    index.byte[i / 32][i % 32] = uint8_t(((i / 2) >> bits) % 8 * 2 + i % 2);
+  }
+  return index;
+}
+
 struct Vector {
   static constexpr size_t kBytes = 32;
   static constexpr size_t kLanes = 8;
@@ -142,6 +156,35 @@ struct Vector {
   static void store_halves(uint16_t* p, Floats x) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
                      _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+
+  static constexpr size_t kShorts = 16;
+  using Shorts = __m256i;
+  using Mask = uint32_t;
+  static constexpr int kMaskBits = 2;
+
+  static Shorts load_shorts(const int16_t* p) { return load_ints(p); }
+  static void store(int16_t* p, Shorts x) { store(static_cast<void*>(p), x); }
+  static Shorts broadcast_short(int16_t x) { return _mm256_set1_epi16(x); }
+  static Shorts add_clamped(Shorts x, Shorts y) { return _mm256_adds_epi16(x, y); }
+  static Shorts subtract_clamped(Shorts x, Shorts y) { return _mm256_subs_epi16(x, y); }
+  static Shorts square(Shorts x) { return _mm256_mulhi_epi16(x, x); }
+  static Shorts lesser(Shorts x, Shorts y) { return _mm256_min_epi16(x, y); }
+  static int16_t least_lane(Shorts x) {
+    // One instruction finds the least of eight, unsigned.
+    const __m128i y = _mm_min_epi16(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    const __m128i turned = _mm_xor_si128(y, _mm_set1_epi16(INT16_MIN));
+    return int16_t(_mm_cvtsi128_si32(_mm_minpos_epu16(turned)) ^ INT16_MIN);
+  }
+  static Mask is_less(Shorts x, Shorts y) {
+    return Mask(_mm256_movemask_epi8(_mm256_cmpgt_epi16(y, x)));
+  }
+  template <int bits>
+  static Shorts repeat(Shorts x, size_t part) {
+    constexpr int kCount = 16 >> bits;  // lanes that are wanted, within one half
+    const __m256i half = _mm256_permute2x128_si256(x, x, part * kCount < 8 ? 0x00 : 0x11);
+    alignas(32) static constexpr auto kIndex = repeated_bytes<bits>();
+    return _mm256_shuffle_epi8(half, load_ints(kIndex.byte[part]));
   }
 };
 

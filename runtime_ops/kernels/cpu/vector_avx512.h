@@ -12,6 +12,18 @@
 namespace fqonnx {
 namespace {
 
+// Lane i of part p is (32·p + i)/2^bits.
+template <int bits>
+struct Repeated {
+  int16_t lane[32 << bits];
+};
+template <int bits>
+constexpr Repeated<bits> repeated_indices() {
+  Repeated<bits> index{};
+  for (int i = 0; i < 32 << bits; ++i) index.lane[i] = int16_t(i >> bits);
+  return index;
+}
+
 struct Vector {
   static constexpr size_t kBytes = 64;
   static constexpr size_t kLanes = 16;
@@ -131,6 +143,32 @@ struct Vector {
   static void store_halves(uint16_t* p, Floats x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                         _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+
+  static constexpr size_t kShorts = 32;
+  using Shorts = __m512i;
+  using Mask = uint32_t;
+  static constexpr int kMaskBits = 1;
+
+  static Shorts load_shorts(const int16_t* p) { return _mm512_loadu_si512(p); }
+  static void store(int16_t* p, Shorts x) { _mm512_storeu_si512(p, x); }
+  static Shorts broadcast_short(int16_t x) { return _mm512_set1_epi16(x); }
+  static Shorts add_clamped(Shorts x, Shorts y) { return _mm512_adds_epi16(x, y); }
+  static Shorts subtract_clamped(Shorts x, Shorts y) { return _mm512_subs_epi16(x, y); }
+  static Shorts square(Shorts x) { return _mm512_mulhi_epi16(x, x); }
+  static Shorts lesser(Shorts x, Shorts y) { return _mm512_min_epi16(x, y); }
+  static int16_t least_lane(Shorts x) {
+    const __m256i y = _mm256_min_epi16(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1));
+    // One instruction finds the least of eight, unsigned.
+    const __m128i z = _mm_min_epi16(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
+    const __m128i turned = _mm_xor_si128(z, _mm_set1_epi16(INT16_MIN));
+    return int16_t(_mm_cvtsi128_si32(_mm_minpos_epu16(turned)) ^ INT16_MIN);
+  }
+  static Mask is_less(Shorts x, Shorts y) { return _mm512_cmplt_epi16_mask(x, y); }
+  template <int bits>
+  static Shorts repeat(Shorts x, size_t part) {
+    alignas(64) static constexpr auto kIndex = repeated_indices<bits>();
+    return _mm512_permutexvar_epi16(_mm512_load_si512(kIndex.lane + 32 * part), x);
   }
 };
 

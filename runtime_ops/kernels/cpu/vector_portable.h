@@ -156,6 +156,56 @@ struct Vector {
   static void store_halves(uint16_t* p, Floats x) {
     for (size_t i = 0; i < 4; ++i) p[i] = float_to_half(x.lane[i]);
   }
+
+  static constexpr size_t kShorts = 8;
+  struct Shorts {
+    int16_t lane[8];
+  };
+  using Mask = uint8_t;
+  static constexpr int kMaskBits = 1;  // of a lane
+
+  static Shorts load_shorts(const int16_t* p) {
+    Shorts x;
+    std::memcpy(&x, p, sizeof x);
+    return x;
+  }
+  static void store(int16_t* p, Shorts x) { std::memcpy(p, &x, sizeof x); }
+  static Shorts broadcast_short(int16_t x) { return {{x, x, x, x, x, x, x, x}}; }
+  static int16_t clamped(int x) { return int16_t(x < -32768 ? -32768 : x > 32767 ? 32767 : x); }
+  static Shorts add_clamped(Shorts x, Shorts y) {
+    for (size_t i = 0; i < 8; ++i) x.lane[i] = clamped(x.lane[i] + y.lane[i]);
+    return x;
+  }
+  static Shorts subtract_clamped(Shorts x, Shorts y) {
+    for (size_t i = 0; i < 8; ++i) x.lane[i] = clamped(x.lane[i] - y.lane[i]);
+    return x;
+  }
+  // x²/2^16, rounded down.
+  static Shorts square(Shorts x) {
+    for (int16_t& lane : x.lane) lane = int16_t(lane * lane >> 16);
+    return x;
+  }
+  static Shorts lesser(Shorts x, Shorts y) {
+    for (size_t i = 0; i < 8; ++i) x.lane[i] = y.lane[i] < x.lane[i] ? y.lane[i] : x.lane[i];
+    return x;
+  }
+  static int16_t least_lane(Shorts x) {
+    int16_t least = x.lane[0];
+    for (const int16_t lane : x.lane) least = lane < least ? lane : least;
+    return least;
+  }
+  static Mask is_less(Shorts x, Shorts y) {
+    Mask mask = 0;
+    for (size_t i = 0; i < 8; ++i) mask = Mask(mask | (x.lane[i] < y.lane[i]) << i);
+    return mask;
+  }
+  // Part `part` of x with each lane 2^bits times.
+  template <int bits>
+  static Shorts repeat(Shorts x, size_t part) {
+    Shorts y;
+    for (size_t i = 0; i < 8; ++i) y.lane[i] = x.lane[(8 * part + i) >> bits];
+    return y;
+  }
 };
 
 }  // namespace

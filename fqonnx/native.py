@@ -1,0 +1,89 @@
+"""The native library: where it is, and what of it the numerics call. The operators load it too."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+_NAME = "libfqonnx_ops.so"
+
+
+def library_path() -> Path | None:
+    """Return the path of the native library, or None where it was not built.
+
+    The environment variable FQONNX_LIBRARY names another build.
+    """
+    if named := os.environ.get("FQONNX_LIBRARY"):
+        return Path(named)
+    # An editable install has two folders: the sources, and what was built.
+    spec = find_spec("fqonnx.runtime_ops")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        path = Path(folder) / "lib" / _NAME
+        if path.exists():
+            return path
+    return None
+
+
+def encode_trellis(
+    values: NDArray[np.int16], bits: int, targets: NDArray[np.int16]
+) -> NDArray[np.uint8] | None:
+    """Find closed streams of codes whose values are close to targets, by Viterbi's algorithm.
+
+    `fqonnx.quant.trellis.search` is the same in NumPy.
+
+    Args:
+        values: Of the states (2^window), contiguous; bits + 5 ≤ window ≤ 16.
+        bits: Bits a code, 1 to 4.
+        targets: (streams, length), contiguous.
+
+    Returns:
+        Codes (streams, length), or None where the library was not built.
+
+    Raises:
+        MemoryError: There is not enough memory.
+    """
+    function = _function("fqonnx_encode_trellis")
+    if function is None:
+        return None
+    codes = np.empty(targets.shape, np.uint8)
+    window = len(values).bit_length() - 1
+
+    def encode(part: NDArray[np.intp]) -> int:
+        rows = slice(part[0], part[-1] + 1)
+        return int(
+            function(
+                values.ctypes.data_as(ctypes.c_void_p),
+                ctypes.c_int(bits),
+                ctypes.c_int(window),
+                targets[rows].ctypes.data_as(ctypes.c_void_p),
+                ctypes.c_size_t(len(part)),
+                ctypes.c_size_t(targets.shape[1]),
+                codes[rows].ctypes.data_as(ctypes.c_void_p),
+            )
+        )
+
+    count = min(torch.get_num_threads(), len(targets))
+    parts = np.array_split(np.arange(len(targets)), max(count, 1))
+    failed = list(_pool().map(encode, parts)) if count > 1 else [encode(parts[0])] if count else []
+    if any(failed):
+        raise MemoryError("no memory for the search of a trellis")
+    return codes
+
+
+@cache
+def _function(name: str) -> ctypes._NamedFuncPointer | None:
+    path = library_path()
+    return None if path is None else getattr(ctypes.CDLL(str(path)), name)
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(torch.get_num_threads(), "fqonnx")
