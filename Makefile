@@ -7,7 +7,7 @@ ROOT   := $(CURDIR)
 SOURCES := $(shell find fqonnx passes runtime_ops -type f -not -name '*.pyc') pyproject.toml
 
 .PHONY: demo test lint types imports unit sanitize sanitize-cuda gpu-check bench quality redundancy \
-	sigma-delta feedback trellis architectures clean
+	sigma-delta feedback trellis architectures report-picture clean
 
 demo: $(VENV)/.package
 	$(BIN)/python tools/demo.py --folder demo
@@ -60,6 +60,10 @@ gpu-check:
 	cmake --build build/cuda --parallel
 	$(PYTHON) tools/gpu_check.py --library build/cuda/libfqonnx_ops.so \
 		--json build/gpu.json --markdown build/gpu.md
+
+# What the README shows of the report that `make demo` left; it takes a chromium.
+report-picture: $(VENV)/.package
+	$(BIN)/python tools/report_picture.py demo/report.html docs/report.png
 
 bench: $(VENV)/.package
 	$(BIN)/python tools/speed.py --markdown docs/speed.md

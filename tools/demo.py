@@ -52,7 +52,7 @@ def main() -> None:
     run(
         *("compile", str(float_path), "-o", str(compiled_path), "--bits", str(bits)),
         *("--calibration", str(folder / "calibration.npz")),
-        *("--json", str(folder / "report.json")),
+        *("--json", str(folder / "report.json"), "--report", str(folder / "report.html")),
     )
     console.rule("both models on sentences that calibration has not seen")
     paths = [float_path, compiled_path]
