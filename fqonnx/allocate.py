@@ -94,6 +94,7 @@ def measure_options(
     seeds = seeds_of(units)
     names = session.numeric_outputs
     reference = session.run(feed, names)
+    mask = None if calibration.mask_input is None else feed[calibration.mask_input]
     options: list[list[Option]] = []
     weights = 0
     for group, moments in calibration.rounds(model, units):
@@ -106,7 +107,7 @@ def measure_options(
                 base = found[min(len(found) - 1, _BASE)][1]
                 with _replaced(unit, base):
                     outputs = Session(model, calibration.where).run(feed, names)
-                noise = squared_error(reference, outputs)
+                noise = squared_error(reference, outputs, mask)
                 noise = (noise if math.isfinite(noise) else 1.0) / (_loss(base) or 1.0)
                 options.append(
                     [

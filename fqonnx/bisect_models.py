@@ -88,7 +88,7 @@ def bisect_models(
             "Give the model that it was compiled from, and compile without --lowering stock",
         )
     switched = SwitchedModel(pair.model, pair.compiled, pair.layers)
-    errors = switched.errors_alone(pair.samples.feeds[0], track)
+    errors = switched.errors_alone(pair.samples.feeds[0], pair.mask_input, track)
     found = bisect_layers(
         Session(pair.float_path, str(pair.float_path)),
         switched,

@@ -16,8 +16,9 @@ from fqonnx.errors import ModelError, first_line
 
 Feed: TypeAlias = Mapping[str, NDArray[Any]]
 
-# A protobuf message ends at 2 GiB; larger models reach a session through a folder.
-_IN_MEMORY_BYTES = 1 << 30
+# Larger models reach a session through a folder, whose files it maps: a message in memory is there
+# three times until ONNX Runtime has read it, and ends at 2 GiB.
+_IN_MEMORY_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,20 @@ class Session:
         model: A path, or a model in memory, whose external tensors are read into it.
         where: What error messages call the model.
         providers: Execution providers, in order; None takes the best that there are.
+        frugal: Keep nothing but the model: what depends on constants alone is computed in each run,
+            not once for all, and the memory of a run goes back at its end.
 
     Raises:
         ModelError: ONNX Runtime is missing, or does not load the model.
     """
 
     def __init__(
-        self, model: Path | ir.Model, where: str, providers: Sequence[str] | None = None
+        self,
+        model: Path | ir.Model,
+        where: str,
+        providers: Sequence[str] | None = None,
+        *,
+        frugal: bool = False,
     ) -> None:
         ort = _onnxruntime()
         options = ort.SessionOptions()
@@ -62,19 +70,26 @@ class Session:
             available = ort.get_available_providers()
             best = ("CUDAExecutionProvider", "CPUExecutionProvider")
             providers = [name for name in best if name in available]
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = not frugal
+        disabled = ["ConstantFolding"] if frugal else []
+
+        def opened(content: str | bytes) -> Any:
+            return ort.InferenceSession(
+                content, options, providers=providers, disabled_optimizers=disabled
+            )
+
         self._where = where
         try:
             if isinstance(model, Path):
-                self._session = ort.InferenceSession(str(model), options, providers=providers)
+                self._session = opened(str(model))
             elif model_bytes(model) < _IN_MEMORY_BYTES:
                 ir.external_data.load_to_model(model)  # ORT has no folder to look in
-                content = ir.to_proto(model).SerializeToString()
-                self._session = ort.InferenceSession(content, options, providers=providers)
+                self._session = opened(ir.to_proto(model).SerializeToString())
             else:
                 with tempfile.TemporaryDirectory(prefix="fqonnx-") as folder:
                     path = Path(folder) / "model.onnx"
                     ir.save(model, path, external_data="model.onnx.data")
-                    self._session = ort.InferenceSession(str(path), options, providers=providers)
+                    self._session = opened(str(path))
         except Exception as error:  # ORT's exceptions share no base class of their own
             raise ModelError(
                 where,

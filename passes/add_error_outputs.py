@@ -52,13 +52,15 @@ class AddErrorOutputsPass(ir.passes.InPlacePass):
         graft(model, alone, [node for node in alone.graph if node in needed], values)
         graph.outputs.clear()
         tape = Tape(graph)
-        for i, (layer, name) in enumerate(zip(self.layers, self.output_names, strict=True)):
+        # ONNX Runtime goes back from the node that stands last: so it is done with one layer before
+        # it comes to the next, and holds the activations of few.
+        for i, layer in reversed(list(enumerate(self.layers))):
             own = None if layer.convolution is not None else mask
             others = (local[i].output, accumulated[i])
-            output = _sums(tape, floats[i], others, own, layer.dim_out, name)
-            output.name = name
+            output = _sums(tape, floats[i], others, own, layer.dim_out, self.output_names[i])
+            output.name = self.output_names[i]
             output.dtype, output.shape = ir.DataType.FLOAT, ir.Shape((3,))
-            graph.outputs.append(output)
+            graph.outputs.insert(0, output)
         names = Names(graph)
         for node in tape.nodes:
             for value in node.outputs:

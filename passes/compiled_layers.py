@@ -71,7 +71,10 @@ def compiled_layers(compiled: ir.Model, layers: Sequence[LinearLayer]) -> list[C
         output = values.get(layer_output(layer).name)
         if output is None:
             continue
-        nodes = tuple(sorted(_behind(output, shared), key=position.__getitem__))
+        behind, read = _behind(output, shared)
+        if not read <= {value.name for value in (layer.x, layer.bias) if value is not None}:
+            continue  # a layer of another model
+        nodes = tuple(sorted(behind, key=position.__getitem__))
         for node in nodes:
             rows = _rows(node, output, layer)
             if rows is not None:
@@ -85,23 +88,29 @@ def _values(graph: ir.Graph | ir.Function | None) -> list[ir.Value]:
     return [*graph.inputs, *(output for node in graph for output in node.outputs)]
 
 
-def _behind(output: ir.Value, shared: set[str | None]) -> set[ir.Node]:
-    """Return the nodes that an output needs, back to values of shared names."""
+def _behind(output: ir.Value, shared: set[str | None]) -> tuple[set[ir.Node], set[str | None]]:
+    """Return the nodes that an output needs, back to values of shared names, and those names."""
     nodes: set[ir.Node] = set()
+    read: set[str | None] = set()
     waiting = [output]
     while waiting:
         node = waiting.pop().producer()
         if node is not None and node not in nodes:
             nodes.add(node)
-            waiting += [v for v in node.inputs if v is not None and v.name not in shared]
-    return nodes
+            inputs = [value for value in node.inputs if value is not None]
+            read.update(value.name for value in inputs if value.name in shared)
+            waiting += [value for value in inputs if value.name not in shared]
+    return nodes, read
 
 
 def _rows(node: ir.Node, output: ir.Value, layer: LinearLayer) -> slice | None:
     """Return which rows of a node's codes are the layer's weight; None if it is another node's."""
     if node.domain != DOMAIN:
         return None
-    spec = FrameOpSpec.of_node(node)
+    try:
+        spec = FrameOpSpec.of_node(node)
+    except ValueError:  # of another version
+        return None
     if spec.frame_in.dim != layer.dim_in:  # a bias
         return None
     if not spec.splits:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from fqonnx.passes.constants import Names, add_initializer, constant
 
@@ -27,7 +29,7 @@ def graft(
         for index, value in enumerate(node.inputs):
             if value is None or value.graph is not donor.graph or value in inside:
                 continue
-            if value.is_initializer():
+            if value.is_initializer() and not value.is_graph_input():
                 if value not in adopted:
                     adopted[value] = _adopt(model.graph, value, names)
                 node.replace_input_with(index, adopted[value])
@@ -64,7 +66,12 @@ def _adopt(graph: ir.Graph, value: ir.Value, names: Names) -> ir.Value:
     own = graph.initializers.get(str(value.name))
     other = constant(own)
     if own is not None and other is not None and other.dtype == tensor.dtype:
-        array = other.numpy()
-        if array.shape == tensor.shape.numpy() and array.tobytes() == tensor.numpy().tobytes():
+        array, wanted = other.numpy(), tensor.numpy()
+        if array.shape == wanted.shape and np.array_equal(_bits(array), _bits(wanted)):
             return own
     return add_initializer(graph, names.fresh(f"compiled.{value.name}"), tensor)
+
+
+def _bits(array: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Return the bytes of an array: NaN equals itself, and minus zero is not zero."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)

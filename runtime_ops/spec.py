@@ -78,6 +78,8 @@ class FrameOpSpec:
         attributes, dtype = node.attributes, node.outputs[0].dtype
         if node.domain != DOMAIN or dtype is None:
             raise ValueError(f"{node.name!r} is no node of the domain {DOMAIN}, or has no type")
+        if attributes.get_int("layout", 0) != LAYOUT_VERSION or "frame_out" not in attributes:
+            raise ValueError(f"{node.name!r} is not of layout {LAYOUT_VERSION}")
         op_type = cast(OpType, node.op_type)
         given = dict(zip(_INPUTS[op_type], node.inputs, strict=False))
         return cls(

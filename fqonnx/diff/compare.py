@@ -107,10 +107,23 @@ def measure(
     return [metric.result() for metric in metrics]
 
 
-def squared_error(expected: Sequence[NDArray[Any]], found: Sequence[NDArray[Any]]) -> float:
-    """Return the squared errors of all outputs, each relative to its own square, added up."""
+def squared_error(
+    expected: Sequence[NDArray[Any]],
+    found: Sequence[NDArray[Any]],
+    mask: NDArray[Any] | None = None,
+) -> float:
+    """Return the squared errors of all outputs, each relative to its own square, added up.
+
+    Args:
+        expected: The outputs of the float model.
+        found: Those of another.
+        mask: (batch, length); positions where it is zero do not count, in an output that has the
+            same two axes in front.
+    """
     total = 0.0
     for reference, output in zip(expected, found, strict=True):
+        if mask is not None and reference.shape[:2] == mask.shape:
+            reference, output = reference[mask != 0], output[mask != 0]
         reference = reference.astype(np.float64)
         signal = float(np.square(reference).sum())
         total += float(np.square(output - reference).sum()) / (signal or 1.0)

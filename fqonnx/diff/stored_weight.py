@@ -80,8 +80,8 @@ def stored_weight(layer: CompiledLayer) -> StoredWeight:
     zero_points = packed.get("zero_points")
     alphabet = UniformAlphabet(
         spec.bits,
-        torch.from_numpy(packed["scales"][rows].astype(np.float32)).T,
-        None if zero_points is None else torch.from_numpy(zero_points[rows]).T.float(),
+        torch.tensor(packed["scales"][rows], dtype=torch.float32).T,
+        None if zero_points is None else torch.tensor(zero_points[rows], dtype=torch.float32).T,
         group_size=spec.group_size,
     )
     frames = []

@@ -43,15 +43,19 @@ class SwitchedModel:
         """Return the numeric outputs; ``compiled`` (layers,) tells which layers are."""
         return self._session.run({**feed, SWITCHES: compiled}, self.output_names)
 
-    def errors_alone(self, feed: Feed, track: Track = silent) -> list[float]:
+    def errors_alone(
+        self, feed: Feed, mask_input: str | None = None, track: Track = silent
+    ) -> list[float]:
         """Return the error of the outputs with each layer alone compiled, on one batch.
 
-        Outputs that are not finite are infinitely wrong.
+        Outputs that are not finite are infinitely wrong. Padding does not count, which the zeros of
+        the mask mark.
         """
+        mask = None if mask_input is None else feed[mask_input]
         only = np.eye(self.num_layers, dtype=np.bool_)
         reference = self.run(feed, np.zeros(self.num_layers, np.bool_))
         squares = [
-            squared_error(reference, self.run(feed, row))
+            squared_error(reference, self.run(feed, row), mask)
             for row in track(list(only), "Comparing layers one by one")
         ]
         return [math.inf if math.isnan(square) else math.sqrt(square) for square in squares]
