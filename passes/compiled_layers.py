@@ -57,11 +57,17 @@ def layer_output(layer: LinearLayer) -> ir.Value:
 def compiled_layers(compiled: ir.Model, layers: Sequence[LinearLayer]) -> list[CompiledLayer]:
     """Return those of the float model's layers that a compiled model holds packed.
 
+    None where it has a node that this version does not know.
+
     Args:
         compiled: The compiled model.
         layers: Layers of the float model, normalized as for compiling.
     """
-    if not layers:
+    try:
+        specs = {n: FrameOpSpec.of_node(n) for n in compiled.graph if n.domain == DOMAIN}
+    except ValueError:  # of another version, which may mean anything by its codes
+        return []
+    if not layers or not specs:
         return []
     shared = {value.name for value in _values(layers[0].node.graph)}
     values = {value.name: value for value in _values(compiled.graph)}
@@ -75,11 +81,13 @@ def compiled_layers(compiled: ir.Model, layers: Sequence[LinearLayer]) -> list[C
         if not read <= {value.name for value in (layer.x, layer.bias) if value is not None}:
             continue  # a layer of another model
         nodes = tuple(sorted(behind, key=position.__getitem__))
-        for node in nodes:
-            rows = _rows(node, output, layer)
-            if rows is not None:
-                found.append(CompiledLayer(layer, output, nodes, node, rows))
-                break
+        weights = [
+            (node, rows)
+            for node in nodes
+            if node in specs and (rows := _rows(node, specs[node], output, layer))
+        ]
+        if len(weights) == 1:
+            found.append(CompiledLayer(layer, output, nodes, *weights[0]))
     return found
 
 
@@ -103,14 +111,8 @@ def _behind(output: ir.Value, shared: set[str | None]) -> tuple[set[ir.Node], se
     return nodes, read
 
 
-def _rows(node: ir.Node, output: ir.Value, layer: LinearLayer) -> slice | None:
+def _rows(node: ir.Node, spec: FrameOpSpec, output: ir.Value, layer: LinearLayer) -> slice | None:
     """Return which rows of a node's codes are the layer's weight; None if it is another node's."""
-    if node.domain != DOMAIN:
-        return None
-    try:
-        spec = FrameOpSpec.of_node(node)
-    except ValueError:  # of another version
-        return None
     if spec.frame_in.dim != layer.dim_in:  # a bias
         return None
     if not spec.splits:

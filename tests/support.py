@@ -13,6 +13,7 @@ import pytest
 import torch
 from onnx.reference.op_run import OpRun
 
+from fqonnx import CompileConfig, compile_model
 from fqonnx.config import Method
 from fqonnx.frames import (
     Frame,
@@ -23,6 +24,7 @@ from fqonnx.frames import (
     IdentityFrame,
     SignedFrame,
 )
+from fqonnx.model_pair import ModelPair
 from fqonnx.packing import choose_block_size, pack_codes, pack_signs
 from fqonnx.quant import QuantizedWeight
 from fqonnx.reference import frame_dequant, frame_matmul
@@ -80,6 +82,18 @@ def conv_model(
     ):
         value.dtype, value.shape = ir.DataType.from_numpy(weight.dtype), ir.Shape(shape)
     return model
+
+
+def model_pair(
+    model: ir.Model, folder: Path, feed: dict[str, np.ndarray], **options: Any
+) -> ModelPair:
+    """Compile a model with options of `CompileConfig`, calibrated on a batch; return both."""
+    ir.save(model, folder / "float.onnx")
+    np.savez(folder / "data.npz", **feed)
+    config = CompileConfig(**options)
+    paths = [folder / name for name in ("float.onnx", "compiled.onnx", "data.npz")]
+    compile_model(*paths[:2], config, calibration=paths[2])
+    return ModelPair.load(*paths)
 
 
 def fusion_frame(dim: int, subspaces: tuple[int, int, int], seed: int = 0) -> FusionFrame:

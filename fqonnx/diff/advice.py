@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,9 +39,10 @@ def advise(layers: Sequence[LayerDiff]) -> list[Advice]:
 
     Args:
         layers: All compiled layers of a model. One whose weight another layer holds goes with it.
+            Where the error of one is not finite there is nothing to weigh it against: no advice.
     """
     total = sum(layer.model_rel_error**2 for layer in layers)
-    if not total > 0.0:
+    if not 0.0 < total < math.inf:
         return []
     worst = sorted(
         (layer for layer in layers if layer.stored_bytes), key=lambda x: -x.model_rel_error
