@@ -50,21 +50,33 @@ inline void check(cudaError_t error) {
   throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(error));
 }
 
+// Whether kernels wait for the one before on a GPU of this compute capability, 90 being 9.0. Where
+// the driver makes its code from PTX of a GPU before Hopper they do not.
+inline bool kernels_wait(int capability) {
+  constexpr int kHopper = 900;
+  for (const int compiled : {__CUDA_ARCH_LIST__}) {
+    const bool chosen = compiled / 100 == capability / 10 && compiled <= capability * 10;
+    if (chosen && compiled >= kHopper) return true;
+  }
+  return false;
+}
+
 inline Device current_device() {
   int current;
   check(cudaGetDevice(&current));
   static const std::vector<Device> devices = [] {
-    constexpr int kHopper = 9, kCapturesEarlyLaunches = 12030;
+    constexpr int kCapturesEarlyLaunches = 12030;
     int count, driver;
     check(cudaGetDeviceCount(&count));
     check(cudaDriverGetVersion(&driver));
     std::vector<Device> devices;
     for (int i = 0; i < count; ++i) {
-      int processors, shared_bytes, major;
+      int processors, shared_bytes, major, minor;
       check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, i));
       check(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, i));
       check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, i));
-      const bool early = major >= kHopper && driver >= kCapturesEarlyLaunches;
+      check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, i));
+      const bool early = kernels_wait(10 * major + minor) && driver >= kCapturesEarlyLaunches;
       devices.push_back({unsigned(processors), size_t(shared_bytes), early});
     }
     return devices;

@@ -57,7 +57,8 @@ FQONNX_EXPORT const char* fqonnx_cuda_create(const FqonnxAttributes* a, CudaOper
     };
     *created = new CudaOperator({frame(a->frame_in), frame(a->frame_out), a->bits, a->block_size,
                                  a->group_size,
-                                 a->fast ? fqonnx::Accuracy::kFast : fqonnx::Accuracy::kExact});
+                                 a->fast ? fqonnx::Accuracy::kFast : fqonnx::Accuracy::kExact,
+                                 {}});
   });
 }
 

@@ -7,6 +7,8 @@
 namespace fqonnx::cuda {
 namespace {
 
+constexpr unsigned kMostThreads = 1024;
+
 __device__ Work work_of_row(const DeviceFrame& frame, float* scratch, uint32_t row) {
   if (scratch == nullptr) return {reinterpret_cast<float*>(shared_memory())};
   return {scratch + size_t(row) * ((frame.work + 31) / 32 * 32)};
@@ -18,9 +20,9 @@ __device__ uint16_t* quad_of(const Activations& to, uint32_t row, uint32_t quad,
   return to.numbers + row / 8 * to.tile_size() + within * kQuad;
 }
 
-__global__ void analyse_row(DeviceFrame frame, Rows x, uint32_t first_row, const uint8_t* signs,
-                            Activations to, uint32_t* cleared, uint32_t num_cleared,
-                            float* scratch) {
+__global__ void __launch_bounds__(kMostThreads)
+    analyse_row(DeviceFrame frame, Rows x, uint32_t first_row, const uint8_t* signs,
+                Activations to, uint32_t* cleared, uint32_t num_cleared, float* scratch) {
   let_next_kernel_start();
   const uint32_t row = blockIdx.x;
   const size_t begin = size_t(first_row + row) * frame.dim;
@@ -71,15 +73,17 @@ __device__ void synthesise_block(const DeviceFrame& frame, const Coefficient& c,
   }
 }
 
-__global__ void synthesise_row(DeviceFrame frame, const float* coeffs, const uint8_t* signs,
-                               const void* bias, Rows y, size_t first_row, float* scratch) {
+__global__ void __launch_bounds__(kMostThreads)
+    synthesise_row(DeviceFrame frame, const float* coeffs, const uint8_t* signs, const void* bias,
+                   Rows y, size_t first_row, float* scratch) {
   const float* row = coeffs + size_t(blockIdx.x) * frame.num_vectors;
   synthesise_block(frame, [&](uint32_t k) { return row[k]; }, signs, bias, y,
                    first_row + blockIdx.x, scratch);
 }
 
-__global__ void synthesise_codes_row(DeviceFrame frame, Weight weight, uint32_t first_row,
-                                     const uint8_t* signs, Rows y, float* scratch) {
+__global__ void __launch_bounds__(kMostThreads)
+    synthesise_codes_row(DeviceFrame frame, Weight weight, uint32_t first_row,
+                         const uint8_t* signs, Rows y, float* scratch) {
   const uint32_t row = first_row + blockIdx.x;
   const auto value = [&](uint32_t k) {
     const uint32_t group = weight.grouped ? k / kGroup : 0;
@@ -99,7 +103,7 @@ TransformMemory plan_transform(const DeviceFrame& frame, const Device& device) {
   const size_t bytes = (frame.work + 31) / 32 * 32 * sizeof(float);
   const uint32_t threads = (frame.num_vectors / 8 + 31) / 32 * 32;
   const bool shared = bytes <= device.shared_bytes;
-  return {std::min(1024u, std::max(32u, threads)), shared ? bytes : 0, shared ? 0 : bytes};
+  return {std::min(kMostThreads, std::max(32u, threads)), shared ? bytes : 0, shared ? 0 : bytes};
 }
 
 void analyse(const DeviceFrame& frame, Rows x, uint32_t first_row, const uint8_t* signs,
