@@ -210,12 +210,14 @@ class Kernel:
     def run_dequantize(self, dtype: str) -> np.ndarray:
         """Return W in float32."""
         shape = self._spec.frame_in.dim, self._spec.frame_out.dim
+        weight = self.memory.empty(shape[0] * shape[1] * ELEMENT_BYTES[dtype])
+        self.dequantize(weight, dtype, self.dequantize_scratch())
+        return from_bits(self.memory.bytes_of(weight), dtype).reshape(shape)
+
+    def dequantize_scratch(self) -> Any:
         size = ctypes.c_size_t()
         self._call("dequantize_scratch", self._op, ctypes.byref(size))
-        weight = self.memory.empty(shape[0] * shape[1] * ELEMENT_BYTES[dtype])
-        scratch = self.memory.empty(size.value)
-        self.dequantize(weight, dtype, scratch)
-        return from_bits(self.memory.bytes_of(weight), dtype).reshape(shape)
+        return self.memory.empty(size.value)
 
     def dequantize(self, weight: Any, dtype: str, scratch: Any) -> None:
         pointers = self._pointer(weight), self._pointer(scratch), self._stream()

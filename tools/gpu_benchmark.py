@@ -8,6 +8,7 @@ one of them.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from fqonnx.packing import choose_block_size, pack_signs
 from fqonnx.runtime_ops import FrameOpSpec
 
 SHAPES = ((4096, 4096), (4096, 14336), (14336, 4096), (8192, 28672))
+DEQUANT_SHAPES = ((576, 64), (4608, 512), *SHAPES)
 ROWS = (1, 4, 8, 16, 64, 256, 1024, 4096)
 BITS = (2, 3, 4)
 WARM_UP, RUNS = 3, 15
@@ -123,4 +125,25 @@ def measure(
                 }
             results.append(result)
         del weights, kernels
+    return results
+
+
+def measure_dequantize(
+    library: ctypes.CDLL, shapes: Sequence[tuple[int, int]] = DEQUANT_SHAPES
+) -> list[dict[str, Any]]:
+    """Return the time of each weight in float16, and the bytes of codes and weight in a µs."""
+    results = []
+    for shape, bits in itertools.product(shapes, BITS):
+        num_bytes = 2 * shape[0] * shape[1]
+        count = min(copies_beyond_cache(num_bytes), 64)
+        weights = torch.empty(count, *shape, dtype=torch.float16, device="cuda")
+        kernel = frame_kernel(library, shape, bits)
+        scratch = kernel.dequantize_scratch()
+
+        def call(weight: torch.Tensor, kernel: Kernel = kernel, scratch: Any = scratch) -> None:
+            kernel.dequantize(weight, "float16", scratch)
+
+        us = median_us([lambda weight=weight, call=call: call(weight) for weight in weights])
+        moved = num_bytes + num_bytes * bits / 16
+        results.append({"shape": shape, "bits": bits, "us": us, "bytes_per_us": moved / us})
     return results

@@ -69,10 +69,40 @@ def test_operators_compute_what_the_format_says(
     library: ctypes.CDLL, case: Case, dtype: str
 ) -> None:
     check_matmul(library, case, dtype)
-    kernel = Kernel(library, HostMemory(), case.spec("FrameDequant", contrib=False), case.arrays())
+    check_dequantize(library, case, dtype, case.arrays())
+
+
+def check_dequantize(library: ctypes.CDLL, case: Case, dtype: str, arrays: Arrays) -> None:
+    kernel = Kernel(library, HostMemory(), case.spec("FrameDequant", contrib=False), arrays)
     wanted = dequant_reference(case, case.arrays())
     error = np.linalg.norm(kernel.run_dequantize(dtype) - wanted)
     assert error <= max(2 * EPS[dtype], 1e-6) * max(float(np.linalg.norm(wanted)), 1e-9)
+
+
+@pytest.mark.parametrize("dtype", ELEMENTS)
+@pytest.mark.parametrize("dim", [640, 4096, 8192, 16384], ids=["8", "4", "2", "1"])
+@pytest.mark.parametrize("dim_out", [1, 2, 33, 52, 88])
+def test_strips_of_any_width(library: ctypes.CDLL, dim: int, dim_out: int, dtype: str) -> None:
+    case = Case(HadamardFrame.create(dim), IdentityFrame(dim_out), 1 + dim_out % 4)
+    arrays = case.arrays()
+    kernel = Kernel(library, HostMemory(), case.spec("FrameDequant", contrib=False), arrays)
+    wanted = synthesized(case.frame_in, weight_coeffs(case, arrays))
+    assert relative_error(kernel.run_dequantize(dtype), wanted) <= max(EPS[dtype], 1e-6)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+@pytest.mark.parametrize("group_size", [None, 128])
+@pytest.mark.parametrize(
+    "frame",
+    [IdentityFrame(3000), HadamardFrame.create(2000, 1.3)],
+    ids=lambda frame: frame.spec.kind,
+)
+def test_strips_of_any_codes(
+    library: ctypes.CDLL, frame: Frame, bits: int, group_size: int | None
+) -> None:
+    zeros = bits % 2 == 0
+    case = Case(frame, IdentityFrame(20), bits, zero_points=zeros, group_size=group_size)
+    check_dequantize(library, case, "float32", case.arrays())
 
 
 @pytest.mark.parametrize("rows", ROWS)
@@ -108,6 +138,7 @@ def test_codes_beyond_the_last_vector_are_ignored(
     assert codes is not None
     arrays["codes"] = codes | pack_codes(full, bits, choose_block_size(dim))
     check_matmul(library, case, "float32", arrays=arrays)
+    check_dequantize(library, case, "float32", arrays)
 
 
 @pytest.mark.parametrize("dtype", ELEMENTS)
@@ -135,25 +166,30 @@ def weight_coeffs(case: Case, arrays: Arrays) -> np.ndarray:
     return dequantized_coeffs(codes, scales, bits=case.bits, num_vectors=case.frame_in.num_vectors)
 
 
+def synthesized(frame: Frame, coeffs: np.ndarray) -> np.ndarray:
+    return frame.synthesis(torch.from_numpy(coeffs.T.copy())).numpy().T
+
+
 @pytest.mark.parametrize(
-    "frame",
+    ("frame", "rows", "columns"),
     [
-        HadamardFrame.create(32768),
-        HadamardFrame.create(20000, 1.4),
-        FusionFrame.create(28000),
-        HarmonicFrame(9000, 14400),
+        (HadamardFrame.create(32768), 7, 28),  # more than there are blocks
+        (HadamardFrame.create(20000, 1.4), 2, 3),
+        (FusionFrame.create(28000), 2, 3),
+        (HarmonicFrame(9000, 14400), 2, 3),
     ],
-    ids=lambda frame: frame.spec.kind,
+    ids=["in-turns", "hadamard", "fusion", "harmonic"],
 )
-def test_transforms_that_shared_memory_does_not_hold(library: ctypes.CDLL, frame: Frame) -> None:
-    case = Case(frame, IdentityFrame(3), 2, batch=(2,))
+def test_transforms_that_shared_memory_does_not_hold(
+    library: ctypes.CDLL, frame: Frame, rows: int, columns: int
+) -> None:
+    case = Case(frame, IdentityFrame(columns), 2, batch=(rows,))
     arrays, x = case.arrays(), case.x()
     kernel = Kernel(library, HostMemory(), case.spec("FrameMatMul", contrib=False), arrays)
     coeffs = weight_coeffs(case, arrays)
     wanted = frame.analysis(torch.from_numpy(x.astype(np.float64))).numpy() @ coeffs
     assert relative_error(kernel.run_matmul(x, "float32")[0], wanted) <= 2e-6
-    weight = frame.synthesis(torch.from_numpy(coeffs.T.copy())).numpy().T
-    assert relative_error(kernel.run_dequantize("float32"), weight) <= 2e-6
+    assert relative_error(kernel.run_dequantize("float32"), synthesized(frame, coeffs)) <= 2e-6
 
 
 def test_fast_is_as_exact_as_eight_bits(library: ctypes.CDLL) -> None:

@@ -1,5 +1,5 @@
 # Adds the kernels of this folder to fqonnx_ops: by nvcc, or for the host on the emulator.
-set(kernels cuda_operator.cu decode.cu multiply.cu transforms.cu transpose.cu)
+set(kernels cuda_operator.cu decode.cu multiply.cu strips.cu transforms.cu)
 list(TRANSFORM kernels PREPEND kernels/cuda/)
 
 if(FQONNX_CUDA STREQUAL EMULATED)

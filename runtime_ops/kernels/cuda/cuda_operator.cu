@@ -53,6 +53,7 @@ Activations activations_of(const Weight& weight, uint32_t rows, Element element,
   const bool split = element == Element::kFloat && accuracy == Accuracy::kExact;
   return {nullptr,
           rows,
+          std::min(rows, 8u),
           weight.steps(),
           split ? 3u : 1u,
           element == Element::kHalf ? Element::kHalf : Element::kBFloat16,
@@ -115,9 +116,8 @@ CudaOperator::MatmulPlan CudaOperator::plan(uint32_t rows, Element element) cons
   plan.few = rows <= kDecodeRows;
   plan.product = plan.few ? plan_decode(weight, plan.x, plan.device)
                           : plan_multiply(weight, plan.x, plan.device);
-  const size_t bytes = std::max(plan_transform(frame_in_, plan.device).scratch_bytes,
-                                plan_transform(frame_out_, plan.device).scratch_bytes);
-  plan.work_floats = rows * bytes / sizeof(float);
+  plan.work_floats = std::max(plan_transform(frame_in_, rows, plan.device).scratch_floats,
+                              plan_transform(frame_out_, rows, plan.device).scratch_floats);
   return plan;
 }
 
@@ -177,48 +177,39 @@ void CudaOperator::matmul(const void* x, Element element, size_t rows, const Pac
   }
 }
 
-size_t CudaOperator::dequantize_scratch_bytes() const {
+struct CudaOperator::DequantizePlan {
+  float *work, *coefficients;
+  size_t bytes;
+};
+
+CudaOperator::DequantizePlan CudaOperator::plan_dequantize(void* scratch) const {
   const Device device = current_device();
-  const size_t rows = std::min<size_t>(kMaxRows, frame_out_.num_vectors);
-  const size_t more_rows = std::min<size_t>(kMaxRows, frame_in_.dim);
-  Carver carver(nullptr);
-  carver.take<float>(rows * frame_in_.dim);
-  carver.take<char>(std::max(rows * plan_transform(frame_in_, device).scratch_bytes,
-                             more_rows * plan_transform(frame_out_, device).scratch_bytes));
-  carver.take<float>(is_identity(frame_out_) ? 0 : size_t(frame_in_.dim) * frame_out_.num_vectors);
-  return carver.used();
+  const Weight weight = weight_of(extents_, attributes_, {});
+  const bool straight = is_identity(frame_out_);
+  const size_t strips = synthesise_codes_scratch_floats(frame_in_, weight, device);
+  const size_t rows = plan_transform(frame_out_, frame_in_.dim, device).scratch_floats;
+  Carver carver(scratch);
+  DequantizePlan plan;
+  plan.work = carver.take<float>(std::max(strips, straight ? 0 : rows));
+  plan.coefficients = carver.take<float>(straight ? 0 : size_t(frame_in_.dim) * weight.rows);
+  plan.bytes = carver.used();
+  return plan;
 }
+
+size_t CudaOperator::dequantize_scratch_bytes() const { return plan_dequantize(nullptr).bytes; }
 
 void CudaOperator::dequantize(const PackedInputs& inputs, Element element, void* weight,
                               void* scratch, void* stream) const {
   const auto on = cudaStream_t(stream);
   const Device device = current_device();
-  const Weight codes = weight_of(extents_, attributes_, inputs);
-  const size_t rows = std::min<size_t>(kMaxRows, codes.rows);
-  const size_t more_rows = std::min<size_t>(kMaxRows, frame_in_.dim);
-  Carver carver(scratch);
-  float* const columns = carver.take<float>(rows * frame_in_.dim);
-  float* const work = reinterpret_cast<float*>(
-      carver.take<char>(std::max(rows * plan_transform(frame_in_, device).scratch_bytes,
-                                 more_rows * plan_transform(frame_out_, device).scratch_bytes)));
+  const DequantizePlan plan = plan_dequantize(scratch);
   const bool straight = is_identity(frame_out_);
-  float* const coefficients =
-      carver.take<float>(straight ? 0 : size_t(frame_in_.dim) * codes.rows);
-
-  // T_inᵀ·Ĉ, a thousand columns at a time, each of which comes as a row.
-  const Rows target = straight ? Rows{weight, element} : Rows{coefficients, Element::kFloat};
-  for (uint32_t first = 0; first < codes.rows; first += uint32_t(rows)) {
-    const uint32_t part = std::min(uint32_t(rows), codes.rows - first);
-    synthesise_codes(frame_in_, codes, first, part, inputs.signs_in, {columns, Element::kFloat},
-                     work, device, on);
-    transpose(columns, part, frame_in_.dim, target, codes.rows, first, on);
-  }
+  synthesise_codes(frame_in_, weight_of(extents_, attributes_, inputs), inputs.signs_in,
+                   straight ? Rows{weight, element} : Rows{plan.coefficients, Element::kFloat},
+                   plan.work, device, on);
   if (straight) return;
-  for (size_t first = 0; first < frame_in_.dim; first += more_rows) {
-    const uint32_t part = uint32_t(std::min(more_rows, frame_in_.dim - first));
-    synthesise(frame_out_, coefficients + first * codes.rows, part, inputs.signs_out, nullptr,
-               {weight, element}, first, work, device, on);
-  }
+  synthesise(frame_out_, plan.coefficients, frame_in_.dim, inputs.signs_out, nullptr,
+             {weight, element}, 0, plan.work, device, on);
 }
 
 }  // namespace fqonnx::cuda

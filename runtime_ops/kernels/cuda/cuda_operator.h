@@ -46,7 +46,9 @@ class CudaOperator {
 
  private:
   struct MatmulPlan;
+  struct DequantizePlan;
   MatmulPlan plan(uint32_t rows, Element element) const;
+  DequantizePlan plan_dequantize(void* scratch) const;
 
   Attributes attributes_;
   FrameOperator extents_;
