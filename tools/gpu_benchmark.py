@@ -23,8 +23,9 @@ from fqonnx.runtime_ops import FrameOpSpec
 
 SHAPES = ((4096, 4096), (4096, 14336), (14336, 4096), (8192, 28672))
 DEQUANT_SHAPES = ((576, 64), (4608, 512), *SHAPES)
-ROWS = (1, 4, 8, 16, 64, 256, 1024, 4096)
+ROWS = (1, 4, 8, 16, 64, 128, 256, 512, 1024, 4096)
 BITS = (2, 3, 4)
+PATHS = ("fused", "cuBLAS")
 WARM_UP, RUNS = 3, 15
 
 
@@ -85,8 +86,10 @@ def frame_kernel(
 
 
 def frame_calls(
-    kernels: Sequence[Kernel], shape: tuple[int, int], rows: int
+    kernels: Sequence[Kernel], shape: tuple[int, int], rows: int, path: str
 ) -> list[Callable[[], None]]:
+    for kernel in kernels:
+        kernel.force(path)
     x = torch.randn(rows, shape[0], dtype=torch.float16, device="cuda")
     y = torch.empty(rows, shape[1], dtype=torch.float16, device="cuda")
     scratch = kernels[0].matmul_scratch(rows, "float16")
@@ -115,10 +118,10 @@ def measure(
             result: dict[str, Any] = {"shape": shape, "rows": rows}
             calls = [lambda w=w, x=x: x @ w for w in weights]
             result["cublas"] = {"cold": median_us(calls), "warm": median_us(calls[:1] * 8)}
-            for bits, some in kernels.items():
-                ours = frame_calls(some, shape, rows)
+            for (bits, some), path in itertools.product(kernels.items(), PATHS):
+                ours = frame_calls(some, shape, rows, path)
                 cold, warm = median_us(ours), median_us(ours[:1] * 8)
-                result[f"{bits} bits"] = {
+                result[f"{bits} bits, {path}"] = {
                     "cold": cold,
                     "warm": warm,
                     "code_bytes_per_us": num_bytes * bits / 16 / cold,

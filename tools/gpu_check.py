@@ -54,7 +54,7 @@ def check_matrix(library: ctypes.CDLL, memory: Memory, *, quick: bool) -> dict[s
 def check_graph(library: ctypes.CDLL) -> dict[str, Any]:
     """Capture a product into a CUDA graph and replay it with another x."""
     wrong = []
-    for rows in (1, 8, 33, 300):
+    for rows in (1, 8, 33, 300, 1024, 4100):
         shape = 4096, 1024
         kernel = gpu_benchmark.frame_kernel(library, shape, 2)
         x, other = torch.randn(2, rows, shape[0], dtype=torch.float16, device="cuda")

@@ -7,7 +7,8 @@
 namespace fqonnx::cuda {
 namespace {
 
-constexpr size_t kMaxRows = 1024;  // at once, which bounds the scratch memory
+// Rows at once, which bounds the scratch memory. cuBLAS unpacks all codes for each such part.
+constexpr size_t kMaxRows = 1024, kMaxRowsOfCublas = 4096;
 
 // Hands out pieces of one piece of memory; of none it only counts them.
 class Carver {
@@ -73,7 +74,7 @@ CudaOperator::CudaOperator(const Attributes& attributes)
       frame_in_(tables_in_.on_device(nullptr)),
       frame_out_(tables_out_.on_device(nullptr)) {}
 
-void CudaOperator::set_tables(void* memory) {
+void CudaOperator::prepare(void* memory) {
   unsigned char* at = static_cast<unsigned char*>(memory);
   const auto copy = [&](const FrameTables& tables) {
     const std::vector<unsigned char>& bytes = tables.bytes();
@@ -84,51 +85,81 @@ void CudaOperator::set_tables(void* memory) {
   };
   frame_in_ = copy(tables_in_);
   frame_out_ = copy(tables_out_);
+  cublas_ = Cublas::of_current_device();
+}
+
+void CudaOperator::force(Path path) {
+  if (path == Path::kCublas && cublas_ == nullptr) throw std::runtime_error("there is no cuBLAS");
+  path_ = path;
 }
 
 struct CudaOperator::MatmulPlan {
   Device device;
   Activations x;
-  bool few;
-  ProductPlan product;
-  size_t work_floats;  // of transforms that do not fit into shared memory
+  enum { kDecode, kMultiply, kCublas } kernel;
+  ProductPlan product;          // of the first two
+  size_t unpacked_numbers;      // of the third
+  size_t work_floats;           // of transforms that do not fit into shared memory
+  size_t coefficient_floats;    // that a frame on the other side transforms
 
   // The parts of the scratch memory.
   uint32_t* arrivals;
   float *partial_sums, *work, *coefficients;
+  Unpacked unpacked;
 
-  size_t carve(void* scratch, size_t coefficient_floats) {
+  size_t carve(void* scratch) {
     Carver carver(scratch);
     x.numbers = carver.take<uint16_t>(x.pieces * x.piece_size());
     arrivals = carver.take<uint32_t>(product.tiles);
     partial_sums = carver.take<float>(product.partial_floats);
+    unpacked.numbers = carver.take<uint16_t>(unpacked_numbers);
+    unpacked.workspace = carver.take<char>(unpacked.workspace_bytes);
     work = carver.take<float>(work_floats);
     coefficients = carver.take<float>(coefficient_floats);
     return carver.used();
   }
 };
 
+bool CudaOperator::uses_cublas(size_t rows, Element element) const {
+  if (cublas_ == nullptr || cublas_->device() != current_device().index) return false;
+  if (path_ != Path::kFaster) return path_ == Path::kCublas && element != Element::kFloat;
+  return rows >= least_unpacked_rows(element);
+}
+
+size_t CudaOperator::rows_at_once(size_t rows, Element element) const {
+  return std::min(rows, uses_cublas(rows, element) ? kMaxRowsOfCublas : kMaxRows);
+}
+
 CudaOperator::MatmulPlan CudaOperator::plan(uint32_t rows, Element element) const {
   const Weight weight = weight_of(extents_, attributes_, {});
   MatmulPlan plan{};
   plan.device = current_device();
   plan.x = activations_of(weight, rows, element, attributes_.accuracy);
-  plan.few = rows <= kDecodeRows;
-  plan.product = plan.few ? plan_decode(weight, plan.x, plan.device)
-                          : plan_multiply(weight, plan.x, plan.device);
+  if (uses_cublas(rows, element)) {
+    plan.kernel = MatmulPlan::kCublas;
+    plan.x.tile_rows = 1;
+    plan.x.grouped = 0;  // unpacked numbers have their scales
+    plan.unpacked.columns = plan_unpacked(weight, plan.device);
+    plan.unpacked.workspace_bytes = plan.device.workspace_bytes;
+    plan.unpacked_numbers = size_t(plan.unpacked.columns) * weight.steps() * kStep;
+  } else if (rows <= kDecodeRows) {
+    plan.kernel = MatmulPlan::kDecode;
+    plan.product = plan_decode(weight, plan.x, plan.device);
+  } else {
+    plan.kernel = MatmulPlan::kMultiply;
+    plan.product = plan_multiply(weight, plan.x, plan.device);
+  }
   plan.work_floats = std::max(plan_transform(frame_in_, rows, plan.device).scratch_floats,
                               plan_transform(frame_out_, rows, plan.device).scratch_floats);
+  if (!is_identity(frame_out_)) plan.coefficient_floats = size_t(rows) * frame_out_.num_vectors;
   return plan;
 }
 
 size_t CudaOperator::matmul_scratch_bytes(size_t rows, Element element) const {
-  size_t most = 0;
-  for (const size_t part : {std::min(rows, kMaxRows), rows % kMaxRows}) {
-    if (part == 0) continue;
-    const size_t coefficients = is_identity(frame_out_) ? 0 : part * frame_out_.num_vectors;
-    most = std::max(most, plan(uint32_t(part), element).carve(nullptr, coefficients));
-  }
-  return most;
+  if (rows == 0) return 0;
+  const size_t part = rows_at_once(rows, element), rest = rows % part;
+  const size_t bytes = plan(uint32_t(part), element).carve(nullptr);
+  return rest == 0 ? bytes : std::max(bytes, plan(uint32_t(rest), element).carve(nullptr));
 }
 
 void CudaOperator::matmul(const void* x, Element element, size_t rows, const PackedInputs& inputs,
@@ -154,10 +185,11 @@ void CudaOperator::matmul(const void* x, Element element, size_t rows, const Pac
     ++to.count;
   }
 
-  for (size_t first = 0; first < rows; first += kMaxRows) {
-    const uint32_t part = uint32_t(std::min(kMaxRows, rows - first));
+  const size_t at_once = rows_at_once(rows, element);
+  for (size_t first = 0; first < rows; first += at_once) {
+    const uint32_t part = uint32_t(std::min(at_once, rows - first));
     MatmulPlan plan = this->plan(part, element);
-    plan.carve(scratch, straight ? 0 : size_t(part) * frame_out_.num_vectors);
+    plan.carve(scratch);
     analyse(frame_in_, {const_cast<void*>(x), element}, uint32_t(first), inputs.signs_in, plan.x,
             plan.arrivals, plan.product.splits > 1 ? plan.product.tiles : 0, plan.work, plan.device,
             on);
@@ -170,7 +202,11 @@ void CudaOperator::matmul(const void* x, Element element, size_t rows, const Pac
       to.data[0] = plan.coefficients;
       to.begin[1] = frame_out_.num_vectors;
     }
-    plan.few ? decode(product, plan.device, on) : multiply(product, plan.device, on);
+    switch (plan.kernel) {
+      case MatmulPlan::kDecode: decode(product, plan.device, on); break;
+      case MatmulPlan::kMultiply: multiply(product, plan.device, on); break;
+      case MatmulPlan::kCublas: multiply_unpacked(product, plan.unpacked, *cublas_, on);
+    }
     if (straight) continue;
     synthesise(frame_out_, plan.coefficients, part, inputs.signs_out, bias,
                {outputs[0].data, element}, first, plan.work, plan.device, on);

@@ -3,6 +3,7 @@
 // words for are the functions below.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <stdexcept>
@@ -28,15 +29,17 @@ struct Launch {
 
 // What plans depend on.
 struct Device {
+  int index;
   unsigned processors;
   size_t shared_bytes;  // that a block may have
   bool early_launches;
+  size_t unpacked_bytes, workspace_bytes;  // of products by cuBLAS
 };
 
 #ifdef FQONNX_CUDA_EMULATED
 
 // A small one, so that small products are cut as large ones are on a GPU.
-inline Device current_device() { return {3, 100 * 1024, true}; }
+inline Device current_device() { return {0, 3, 100 * 1024, true, 64 * 1024, 1024}; }
 
 template <class... Parameters>
 void launch(void (*kernel)(Parameters...), const Launch& how, Parameters... arguments) {
@@ -66,18 +69,24 @@ inline Device current_device() {
   check(cudaGetDevice(&current));
   static const std::vector<Device> devices = [] {
     constexpr int kCapturesEarlyLaunches = 12030;
+    constexpr size_t kMiB = 1 << 20;
     int count, driver;
     check(cudaGetDeviceCount(&count));
     check(cudaDriverGetVersion(&driver));
     std::vector<Device> devices;
     for (int i = 0; i < count; ++i) {
-      int processors, shared_bytes, major, minor;
+      int processors, shared_bytes, cache_bytes, major, minor;
       check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, i));
       check(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, i));
+      check(cudaDeviceGetAttribute(&cache_bytes, cudaDevAttrL2CacheSize, i));
       check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, i));
       check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, i));
       const bool early = kernels_wait(10 * major + minor) && driver >= kCapturesEarlyLaunches;
-      devices.push_back({unsigned(processors), size_t(shared_bytes), early});
+      // Unpacked codes stay in the cache, where it is not so small that cuBLAS would be; and the
+      // workspace is what cuBLAS asks for.
+      devices.push_back({i, unsigned(processors), size_t(shared_bytes), early,
+                         std::clamp(size_t(cache_bytes) / 2, 8 * kMiB, 32 * kMiB),
+                         (major >= 9 ? 32 : 4) * kMiB});
     }
     return devices;
   }();

@@ -12,6 +12,7 @@ namespace {
 
 using fqonnx::cuda::CudaOperator;
 using fqonnx::cuda::Element;
+using fqonnx::cuda::Path;
 
 thread_local std::string message;
 
@@ -66,8 +67,12 @@ FQONNX_EXPORT void fqonnx_cuda_destroy(CudaOperator* op) { delete op; }
 
 FQONNX_EXPORT size_t fqonnx_cuda_table_bytes(const CudaOperator* op) { return op->table_bytes(); }
 
-FQONNX_EXPORT const char* fqonnx_cuda_set_tables(CudaOperator* op, void* memory) {
-  return guard([&] { op->set_tables(memory); });
+FQONNX_EXPORT const char* fqonnx_cuda_prepare(CudaOperator* op, void* table_memory) {
+  return guard([&] { op->prepare(table_memory); });
+}
+
+FQONNX_EXPORT const char* fqonnx_cuda_force(CudaOperator* op, Path path) {
+  return guard([&] { op->force(path); });
 }
 
 FQONNX_EXPORT const char* fqonnx_cuda_matmul_scratch(const CudaOperator* op, size_t rows,
