@@ -46,13 +46,14 @@ sanitize: $(VENV)/.package
 		$(BIN)/pytest tests/runtime_ops/test_library.py tests/runtime_ops/test_library_fuzz.py \
 		-k "not every_instruction_set" --capture=sys
 
-# The same for the CUDA kernels, on the host.
+# The same for the CUDA kernels, on the host. The folder of what they load at run time is named: the
+# sanitizer's dlopen does not look beside the library.
 sanitize-cuda: $(VENV)/.package
 	$(BIN)/cmake -S runtime_ops -B build/sanitize-cuda -G Ninja -DFQONNX_SANITIZE=ON \
 		-DFQONNX_CUDA=EMULATED -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja
 	$(BIN)/cmake --build build/sanitize-cuda
 	$(SANITIZERS) FQONNX_EMULATED_LIBRARY=build/sanitize-cuda/libfqonnx_ops.so \
-		$(BIN)/pytest tests/runtime_ops/test_cuda_emulation.py
+		LD_LIBRARY_PATH=build/sanitize-cuda $(BIN)/pytest tests/runtime_ops/test_cuda_emulation.py
 
 # On a machine with an NVIDIA GPU and nvcc. PYTHON's PyTorch must see the GPU.
 gpu-check:

@@ -14,6 +14,7 @@ from fqonnx.runtime_ops import FrameOpSpec
 
 ELEMENTS = {"float32": 0, "float16": 1, "bfloat16": 2}
 ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+PATHS = {"faster": 0, "fused": 1, "cuBLAS": 2}
 PACKED = ("codes", "scales", "zero_points", "signs_in", "signs_out")
 
 
@@ -109,7 +110,7 @@ def load_kernels(path: Path) -> ctypes.CDLL:
         AttributeError: It was built without kernels for CUDA.
     """
     library = ctypes.CDLL(str(path))
-    for name in ("create", "set_tables", "matmul_scratch", "matmul", "dequantize_scratch"):
+    for name in ("create", "prepare", "force", "matmul_scratch", "matmul", "dequantize_scratch"):
         getattr(library, f"fqonnx_cuda_{name}").restype = ctypes.c_char_p
     library.fqonnx_cuda_dequantize.restype = ctypes.c_char_p
     library.fqonnx_cuda_table_bytes.restype = ctypes.c_size_t
@@ -149,12 +150,19 @@ class Kernel:
         self._call("create", ctypes.byref(attributes), ctypes.byref(self._op))
         self._tensors = {n: memory.put(a) for n in PACKED if (a := arrays.get(n)) is not None}
         self._inputs = _Inputs(*(self._pointer(self._tensors.get(name)) for name in PACKED))
-        if num_bytes := library.fqonnx_cuda_table_bytes(self._op):
-            self._tables = memory.empty(num_bytes)
-            self._call("set_tables", self._op, self._pointer(self._tables))
+        self._tables = memory.empty(library.fqonnx_cuda_table_bytes(self._op))
+        self._call("prepare", self._op, self._pointer(self._tables))
 
     def __del__(self) -> None:
         self._library.fqonnx_cuda_destroy(self._op)
+
+    def force(self, path: str) -> None:
+        """Take one of ``PATHS`` for any number of rows.
+
+        Raises:
+            RuntimeError: There is no cuBLAS.
+        """
+        self._call("force", self._op, PATHS[path])
 
     def matmul_scratch(self, rows: int, dtype: str) -> Any:
         size = ctypes.c_size_t()
@@ -210,12 +218,14 @@ class Kernel:
     def run_dequantize(self, dtype: str) -> np.ndarray:
         """Return W in float32."""
         shape = self._spec.frame_in.dim, self._spec.frame_out.dim
+        weight = self.memory.empty(shape[0] * shape[1] * ELEMENT_BYTES[dtype])
+        self.dequantize(weight, dtype, self.dequantize_scratch())
+        return from_bits(self.memory.bytes_of(weight), dtype).reshape(shape)
+
+    def dequantize_scratch(self) -> Any:
         size = ctypes.c_size_t()
         self._call("dequantize_scratch", self._op, ctypes.byref(size))
-        weight = self.memory.empty(shape[0] * shape[1] * ELEMENT_BYTES[dtype])
-        scratch = self.memory.empty(size.value)
-        self.dequantize(weight, dtype, scratch)
-        return from_bits(self.memory.bytes_of(weight), dtype).reshape(shape)
+        return self.memory.empty(size.value)
 
     def dequantize(self, weight: Any, dtype: str, scratch: Any) -> None:
         pointers = self._pointer(weight), self._pointer(scratch), self._stream()

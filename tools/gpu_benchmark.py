@@ -8,6 +8,7 @@ one of them.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,8 +22,10 @@ from fqonnx.packing import choose_block_size, pack_signs
 from fqonnx.runtime_ops import FrameOpSpec
 
 SHAPES = ((4096, 4096), (4096, 14336), (14336, 4096), (8192, 28672))
-ROWS = (1, 4, 8, 16, 64, 256, 1024, 4096)
+DEQUANT_SHAPES = ((576, 64), (4608, 512), *SHAPES)
+ROWS = (1, 4, 8, 16, 64, 128, 256, 512, 1024, 4096)
 BITS = (2, 3, 4)
+PATHS = ("fused", "cuBLAS")
 WARM_UP, RUNS = 3, 15
 
 
@@ -83,8 +86,10 @@ def frame_kernel(
 
 
 def frame_calls(
-    kernels: Sequence[Kernel], shape: tuple[int, int], rows: int
+    kernels: Sequence[Kernel], shape: tuple[int, int], rows: int, path: str
 ) -> list[Callable[[], None]]:
+    for kernel in kernels:
+        kernel.force(path)
     x = torch.randn(rows, shape[0], dtype=torch.float16, device="cuda")
     y = torch.empty(rows, shape[1], dtype=torch.float16, device="cuda")
     scratch = kernels[0].matmul_scratch(rows, "float16")
@@ -113,14 +118,35 @@ def measure(
             result: dict[str, Any] = {"shape": shape, "rows": rows}
             calls = [lambda w=w, x=x: x @ w for w in weights]
             result["cublas"] = {"cold": median_us(calls), "warm": median_us(calls[:1] * 8)}
-            for bits, some in kernels.items():
-                ours = frame_calls(some, shape, rows)
+            for (bits, some), path in itertools.product(kernels.items(), PATHS):
+                ours = frame_calls(some, shape, rows, path)
                 cold, warm = median_us(ours), median_us(ours[:1] * 8)
-                result[f"{bits} bits"] = {
+                result[f"{bits} bits, {path}"] = {
                     "cold": cold,
                     "warm": warm,
                     "code_bytes_per_us": num_bytes * bits / 16 / cold,
                 }
             results.append(result)
         del weights, kernels
+    return results
+
+
+def measure_dequantize(
+    library: ctypes.CDLL, shapes: Sequence[tuple[int, int]] = DEQUANT_SHAPES
+) -> list[dict[str, Any]]:
+    """Return the time of each weight in float16, and the bytes of codes and weight in a µs."""
+    results = []
+    for shape, bits in itertools.product(shapes, BITS):
+        num_bytes = 2 * shape[0] * shape[1]
+        count = min(copies_beyond_cache(num_bytes), 64)
+        weights = torch.empty(count, *shape, dtype=torch.float16, device="cuda")
+        kernel = frame_kernel(library, shape, bits)
+        scratch = kernel.dequantize_scratch()
+
+        def call(weight: torch.Tensor, kernel: Kernel = kernel, scratch: Any = scratch) -> None:
+            kernel.dequantize(weight, "float16", scratch)
+
+        us = median_us([lambda weight=weight, call=call: call(weight) for weight in weights])
+        moved = num_bytes + num_bytes * bits / 16
+        results.append({"shape": shape, "bits": bits, "us": us, "bytes_per_us": moved / us})
     return results

@@ -28,7 +28,7 @@ import gpu_matrix
 from cuda_kernels import HostMemory, Memory, TorchMemory, load_kernels
 from fqonnx.runtime_ops import library_path
 
-PARTS = ("matrix", "graph", "onnxruntime", "sanitizer", "benchmark")
+PARTS = ("matrix", "graph", "onnxruntime", "sanitizer", "benchmark", "dequantize")
 MOST_NUMBERS = 1 << 25  # of X: NumPy is slow
 QUICK_ROWS = (1, 3, 8, 9, 17, 65)
 
@@ -54,7 +54,7 @@ def check_matrix(library: ctypes.CDLL, memory: Memory, *, quick: bool) -> dict[s
 def check_graph(library: ctypes.CDLL) -> dict[str, Any]:
     """Capture a product into a CUDA graph and replay it with another x."""
     wrong = []
-    for rows in (1, 8, 33, 300):
+    for rows in (1, 8, 33, 300, 1024, 4100):
         shape = 4096, 1024
         kernel = gpu_benchmark.frame_kernel(library, shape, 2)
         x, other = torch.randn(2, rows, shape[0], dtype=torch.float16, device="cuda")
@@ -142,6 +142,13 @@ def markdown(report: dict[str, Any]) -> str:
         ]
         lines += ["", "Times in µs, weights cold / warm in the cache, float16 activations.", ""]
         lines += table(["layer", "rows", *names], cells)
+    if isinstance(rows := parts.get("dequantize"), list):
+        cells = [
+            [" × ".join(map(str, r["shape"])), str(r["bits"]), f"{r['us']:.1f}", gigabytes(r)]
+            for r in rows
+        ]
+        lines += ["", "FrameDequant to float16, each time to another place.", ""]
+        lines += table(["weight", "bits", "µs", "GB/s of codes and weight"], cells)
     if rows := parts.get("onnxruntime", {}).get("times"):
         names = [name for name in rows[0] if name not in ("shape", "rows", "bits")]
         cells = [
@@ -151,6 +158,10 @@ def markdown(report: dict[str, Any]) -> str:
         lines += ["", "One run of a session of ONNX Runtime, tensors on the GPU, in µs.", ""]
         lines += table(["layer", "rows", "bits", *names], cells)
     return "\n".join(lines) + "\n"
+
+
+def gigabytes(row: dict[str, Any]) -> str:
+    return f"{row['bytes_per_us'] / 1e3:.0f}"
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
@@ -187,6 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
         "onnxruntime": lambda: check_onnxruntime(options.library),
         "sanitizer": lambda: check_sanitizer(options.library),
         "benchmark": lambda: gpu_benchmark.measure(library),
+        "dequantize": lambda: gpu_benchmark.measure_dequantize(library),
     }
     report = {
         "device": "the emulator" if options.emulated else torch.cuda.get_device_name(),

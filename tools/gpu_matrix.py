@@ -111,8 +111,10 @@ def check_layer(
         for count in rows:
             x = _rounded(rng.standard_normal((count, layer.frame_in.dim)), dtype)
             wanted = x.astype(np.float64) @ weight + bias
-            (found,) = kernel.run_matmul(x, dtype, bias)
-            yield _result(layer, "FrameMatMul", dtype, count, found, wanted)
+            for path in ("fused",) if dtype == "float32" else ("fused", "cuBLAS"):
+                kernel.force(path)
+                (found,) = kernel.run_matmul(x, dtype, bias)
+                yield _result(layer, f"FrameMatMul, {path}", dtype, count, found, wanted)
 
 
 def _rounded(array: np.ndarray, dtype: str) -> np.ndarray:

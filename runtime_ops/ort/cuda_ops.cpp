@@ -37,10 +37,11 @@ class CudaNode : public Node {
       : Node(api, NodeInfo(api, info)),
         kernels_(attributes_),
         tables_(api) {
-    if (kernels_.table_bytes() == 0) return;
-    check(api, api.KernelInfoGetAllocator(info, OrtMemTypeDefault, &tables_.allocator));
-    check(api, api.AllocatorAlloc(tables_.allocator, kernels_.table_bytes(), &tables_.data));
-    kernels_.set_tables(tables_.data);
+    if (kernels_.table_bytes() > 0) {
+      check(api, api.KernelInfoGetAllocator(info, OrtMemTypeDefault, &tables_.allocator));
+      check(api, api.AllocatorAlloc(tables_.allocator, kernels_.table_bytes(), &tables_.data));
+    }
+    kernels_.prepare(tables_.data);
   }
 
   template <ONNXTensorElementDataType type>

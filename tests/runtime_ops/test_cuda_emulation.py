@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from cuda_kernels import ELEMENTS, HostMemory, Kernel, from_bits, load_kernels, to_bits
+from cuda_kernels import ELEMENTS, PATHS, HostMemory, Kernel, from_bits, load_kernels, to_bits
 from emulated import emulated_library
 from fqonnx.frames import Frame, FusionFrame, HadamardFrame, HarmonicFrame, IdentityFrame
 from fqonnx.packing import choose_block_size, pack_codes
@@ -44,7 +46,12 @@ def rounded(array: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def check_matmul(
-    library: ctypes.CDLL, case: Case, dtype: str, *, arrays: Arrays | None = None
+    library: ctypes.CDLL,
+    case: Case,
+    dtype: str,
+    *,
+    arrays: Arrays | None = None,
+    path: str = "faster",
 ) -> None:
     """Compare with the reference; half a dozen of roundings of ``dtype`` are allowed for, or twice
     those of a product with the weight in ``dtype``."""
@@ -53,6 +60,7 @@ def check_matmul(
     bias = None if arrays["bias"] is None else rounded(arrays["bias"], dtype)
     wanted = matmul_reference(case, case.arrays() | {"bias": bias}, x)
     kernel = Kernel(library, HostMemory(), case.spec("FrameMatMul", contrib=False), arrays)
+    kernel.force(path)
     (found,) = kernel.run_matmul(x, dtype, bias)
     weight = rounded(dequant_reference(case, case.arrays()), dtype).astype(np.float32)
     naive = rounded(x @ weight + (0 if bias is None else bias), dtype)
@@ -69,10 +77,97 @@ def test_operators_compute_what_the_format_says(
     library: ctypes.CDLL, case: Case, dtype: str
 ) -> None:
     check_matmul(library, case, dtype)
-    kernel = Kernel(library, HostMemory(), case.spec("FrameDequant", contrib=False), case.arrays())
+    if dtype in SHORT:
+        check_matmul(library, case, dtype, path="cuBLAS")
+    check_dequantize(library, case, dtype, case.arrays())
+
+
+def check_dequantize(library: ctypes.CDLL, case: Case, dtype: str, arrays: Arrays) -> None:
+    kernel = Kernel(library, HostMemory(), case.spec("FrameDequant", contrib=False), arrays)
     wanted = dequant_reference(case, case.arrays())
     error = np.linalg.norm(kernel.run_dequantize(dtype) - wanted)
     assert error <= max(2 * EPS[dtype], 1e-6) * max(float(np.linalg.norm(wanted)), 1e-9)
+
+
+@pytest.mark.parametrize("dtype", ELEMENTS)
+@pytest.mark.parametrize("dim", [640, 4096, 8192, 16384], ids=["8", "4", "2", "1"])
+@pytest.mark.parametrize("dim_out", [1, 2, 33, 52, 88])
+def test_strips_of_any_width(library: ctypes.CDLL, dim: int, dim_out: int, dtype: str) -> None:
+    case = Case(HadamardFrame.create(dim), IdentityFrame(dim_out), 1 + dim_out % 4)
+    arrays = case.arrays()
+    kernel = Kernel(library, HostMemory(), case.spec("FrameDequant", contrib=False), arrays)
+    wanted = synthesized(case.frame_in, weight_coeffs(case, arrays))
+    assert relative_error(kernel.run_dequantize(dtype), wanted) <= max(EPS[dtype], 1e-6)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+@pytest.mark.parametrize("group_size", [None, 128])
+@pytest.mark.parametrize(
+    "frame",
+    [IdentityFrame(3000), HadamardFrame.create(2000, 1.3)],
+    ids=lambda frame: frame.spec.kind,
+)
+def test_strips_of_any_codes(
+    library: ctypes.CDLL, frame: Frame, bits: int, group_size: int | None
+) -> None:
+    zeros = bits % 2 == 0
+    case = Case(frame, IdentityFrame(20), bits, zero_points=zeros, group_size=group_size)
+    check_dequantize(library, case, "float32", case.arrays())
+
+
+@pytest.mark.parametrize("dtype", SHORT)
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+@pytest.mark.parametrize("group_size", [None, 128])
+def test_cublas_multiplies_unpacked_codes(
+    library: ctypes.CDLL, bits: int, group_size: int | None, dtype: str
+) -> None:
+    case = Case(
+        hadamard(1100),
+        IdentityFrame(150),
+        bits,
+        bias=True,
+        zero_points=bits % 2 == 1,
+        group_size=group_size,
+        batch=(21,),
+    )
+    check_matmul(library, case, dtype, path="cuBLAS")
+
+
+def test_the_number_of_rows_chooses_the_path(library: ctypes.CDLL) -> None:
+    case = Case(hadamard(16), IdentityFrame(8), 2, bias=True, batch=(4096 + 9,))
+    kernel = Kernel(library, HostMemory(), case.spec("FrameMatMul", contrib=False), case.arrays())
+    sizes = {}
+    for path in PATHS:
+        kernel.force(path)
+        sizes[path] = [len(kernel.matmul_scratch(rows, "float16")) for rows in (511, 512)]
+    assert sizes["faster"] == [sizes["fused"][0], sizes["cuBLAS"][1]]
+    assert sizes["fused"] != sizes["cuBLAS"]
+    check_matmul(library, case, "float16")  # 9 rows are left over for the other path
+    check_matmul(library, case, "float32")
+
+
+def test_without_cublas_the_fused_kernel_multiplies(tmp_path: Path) -> None:
+    script = f"""
+import numpy as np
+from cuda_kernels import HostMemory, Kernel, load_kernels
+from gpu_matrix import layers
+from pathlib import Path
+library = load_kernels(Path({str(shutil.copy(emulated_library(), tmp_path))!r}))
+layer = layers(quick=True)[0]
+kernel = Kernel(library, HostMemory(), layer.spec, layer.packed()[0])
+try:
+    kernel.force("cuBLAS")
+except RuntimeError as refused:
+    print(refused)
+x = np.ones((512, layer.frame_in.dim), np.float32)
+print(np.isfinite(kernel.run_matmul(x, "float16")).all())
+"""
+    tools = str(KERNELS.parents[1] / "tools")
+    environment = os.environ | {"PYTHONPATH": tools, "LD_LIBRARY_PATH": ""}
+    run = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.splitlines() == ["there is no cuBLAS", "True"]
 
 
 @pytest.mark.parametrize("rows", ROWS)
@@ -108,6 +203,8 @@ def test_codes_beyond_the_last_vector_are_ignored(
     assert codes is not None
     arrays["codes"] = codes | pack_codes(full, bits, choose_block_size(dim))
     check_matmul(library, case, "float32", arrays=arrays)
+    check_matmul(library, case, "float16", arrays=arrays, path="cuBLAS")
+    check_dequantize(library, case, "float32", arrays)
 
 
 @pytest.mark.parametrize("dtype", ELEMENTS)
@@ -135,25 +232,30 @@ def weight_coeffs(case: Case, arrays: Arrays) -> np.ndarray:
     return dequantized_coeffs(codes, scales, bits=case.bits, num_vectors=case.frame_in.num_vectors)
 
 
+def synthesized(frame: Frame, coeffs: np.ndarray) -> np.ndarray:
+    return frame.synthesis(torch.from_numpy(coeffs.T.copy())).numpy().T
+
+
 @pytest.mark.parametrize(
-    "frame",
+    ("frame", "rows", "columns"),
     [
-        HadamardFrame.create(32768),
-        HadamardFrame.create(20000, 1.4),
-        FusionFrame.create(28000),
-        HarmonicFrame(9000, 14400),
+        (HadamardFrame.create(32768), 7, 28),  # more than there are blocks
+        (HadamardFrame.create(20000, 1.4), 2, 3),
+        (FusionFrame.create(28000), 2, 3),
+        (HarmonicFrame(9000, 14400), 2, 3),
     ],
-    ids=lambda frame: frame.spec.kind,
+    ids=["in-turns", "hadamard", "fusion", "harmonic"],
 )
-def test_transforms_that_shared_memory_does_not_hold(library: ctypes.CDLL, frame: Frame) -> None:
-    case = Case(frame, IdentityFrame(3), 2, batch=(2,))
+def test_transforms_that_shared_memory_does_not_hold(
+    library: ctypes.CDLL, frame: Frame, rows: int, columns: int
+) -> None:
+    case = Case(frame, IdentityFrame(columns), 2, batch=(rows,))
     arrays, x = case.arrays(), case.x()
     kernel = Kernel(library, HostMemory(), case.spec("FrameMatMul", contrib=False), arrays)
     coeffs = weight_coeffs(case, arrays)
     wanted = frame.analysis(torch.from_numpy(x.astype(np.float64))).numpy() @ coeffs
     assert relative_error(kernel.run_matmul(x, "float32")[0], wanted) <= 2e-6
-    weight = frame.synthesis(torch.from_numpy(coeffs.T.copy())).numpy().T
-    assert relative_error(kernel.run_dequantize("float32"), weight) <= 2e-6
+    assert relative_error(kernel.run_dequantize("float32"), synthesized(frame, coeffs)) <= 2e-6
 
 
 def test_fast_is_as_exact_as_eight_bits(library: ctypes.CDLL) -> None:
@@ -163,14 +265,18 @@ def test_fast_is_as_exact_as_eight_bits(library: ctypes.CDLL) -> None:
     assert 1e-4 < relative_error(kernel.run_matmul(case.x(), "float32")[0], wanted) < 5e-3
 
 
-@pytest.mark.parametrize("rows", [1, 5, 20])
-def test_several_outputs_share_one_transform(library: ctypes.CDLL, rows: int) -> None:
-    case = Case(hadamard(200), IdentityFrame(90), 2, bias=True, batch=(rows,))
+@pytest.mark.parametrize(
+    ("rows", "path"), [(1, "fused"), (5, "fused"), (20, "fused"), (3, "cuBLAS")]
+)
+def test_several_outputs_share_one_transform(library: ctypes.CDLL, rows: int, path: str) -> None:
+    case = Case(hadamard(200), IdentityFrame(200), 2, bias=True, batch=(rows,))
     arrays, x = case.arrays(), case.x()
     kernel = Kernel(library, HostMemory(), case.spec("FrameMatMul", contrib=False), arrays)
-    (whole,) = kernel.run_matmul(x, "float32", arrays["bias"])
-    pieces = kernel.run_matmul(x, "float32", arrays["bias"], widths=(40, 1, 49))
-    np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole)
+    kernel.force(path)
+    for dtype in ELEMENTS:
+        (whole,) = kernel.run_matmul(x, dtype, arrays["bias"])
+        pieces = kernel.run_matmul(x, dtype, arrays["bias"], widths=(100, 1, 99))
+        np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole)
     with pytest.raises(RuntimeError, match="columns"):
         kernel.run_matmul(x, "float32", widths=(40, 40))
 

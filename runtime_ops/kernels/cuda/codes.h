@@ -42,13 +42,17 @@ struct Place {
   uint32_t quad, lane, element;
 };
 
+// Where the lower and the upper code of a pair are among the 32 of half a share.
+__device__ constexpr uint32_t code_of_pair(uint32_t pair, uint32_t upper, uint32_t bits) {
+  const uint32_t log_pairs = bits == 1 ? 4 : bits == 4 ? 2 : 3;  // of a word
+  const uint32_t first = pair >> log_pairs << (log_pairs + 1);
+  return first + (pair & ((1u << log_pairs) - 1)) + (upper << log_pairs);
+}
+
 // The code that is at a place of a step; the inverse of what lanes load.
 __device__ inline uint32_t code_at_place(const Place& place, uint32_t bits, uint32_t grouped) {
   const uint32_t half = place.quad / 4, within = place.quad % 4 * kQuad + place.element;
-  const uint32_t pair = within / 2, upper = within % 2, t = place.lane;
-  const uint32_t log_pairs = bits == 1 ? 4 : bits == 4 ? 2 : 3;  // of a word
-  const uint32_t first = pair >> log_pairs << (log_pairs + 1);
-  const uint32_t code = first + (pair & ((1u << log_pairs) - 1)) + (upper << log_pairs);
+  const uint32_t code = code_of_pair(within / 2, within % 2, bits), t = place.lane;
   return grouped ? 128 * half + 64 * (t % 2) + 32 * (t / 2) + code : 64 * t + 32 * half + code;
 }
 
@@ -183,23 +187,39 @@ struct Unpacking {
   }
 };
 
-// One code, for kernels that have time.
-__device__ inline uint32_t code_at(const Weight& weight, uint32_t row, uint32_t column) {
-  const uint8_t* codes = weight.codes + size_t(row) * weight.row_bytes;
-  if (weight.bits != 3) {
-    const uint32_t bit = column * weight.bits;
-    return codes[bit / 8] >> bit % 8 & ((1u << weight.bits) - 1);
-  }
-  const uint8_t* block = codes + column / weight.block_size * (weight.block_size * 3 / 8);
-  const uint32_t i = column % weight.block_size;
-  const uint32_t high = block[weight.block_size / 4 + i / 8] >> i % 8 & 1;
-  return (block[i / 4] >> i % 4 * 2 & 3) | high << 2;
-}
-
 // A value of a scale: what the mid-rise or the zero point leaves of a code.
 __device__ inline float zero_of(const Weight& weight, uint32_t row, uint32_t group) {
   if (weight.zero_points == nullptr) return weight.middle();
   return float(weight.zero_points[size_t(row) * weight.groups + group]);
 }
+__device__ inline float scale_of(const Weight& weight, uint32_t row, uint32_t group) {
+  return Half::to_float(weight.scales[size_t(row) * weight.groups + group]);
+}
+
+// A share whose codes become numbers, scaled: those of a lane have one scale.
+template <class Number, uint32_t kBits>
+struct ScaledShare {
+  using Unpack = Unpacking<Number, kBits>;
+
+  Share<kBits> share;
+  uint32_t offsets[Unpack::kPlaces];
+  float scale;
+
+  __device__ __forceinline__ void load(const Weight& weight, uint32_t row, uint32_t step) {
+    load_share<kBits>(weight, row, step, share);
+    const uint32_t last = weight.groups - 1;  // the last step may have but one group
+    const uint32_t group = weight.grouped ? min(2 * step + threadIdx.x % 4 / 2, last) : 0;
+    Unpack::set_offsets(zero_of(weight, row, group), offsets);
+    scale = scale_of(weight, row, group);
+  }
+
+  // The two numbers of a pair of half a share.
+  template <uint32_t kPair>
+  __device__ __forceinline__ void pair(uint32_t half, float (&x)[2]) const {
+    const uint32_t two = Unpack::template values<kPair>(share.words + half * kBits, offsets);
+    x[0] = scale * Number::to_float(uint16_t(two));
+    x[1] = scale * Number::to_float(uint16_t(two >> 16));
+  }
+};
 
 }  // namespace fqonnx::cuda

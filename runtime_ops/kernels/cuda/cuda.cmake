@@ -1,10 +1,14 @@
 # Adds the kernels of this folder to fqonnx_ops: by nvcc, or for the host on the emulator.
-set(kernels cuda_operator.cu decode.cu multiply.cu transforms.cu transpose.cu)
+set(kernels cublas.cu cuda_operator.cu decode.cu multiply.cu strips.cu transforms.cu unpacked.cu)
 list(TRANSFORM kernels PREPEND kernels/cuda/)
 
 if(FQONNX_CUDA STREQUAL EMULATED)
   set_source_files_properties(${kernels} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
   target_sources(fqonnx_ops PRIVATE kernels/cuda/emulator.cpp)
+  add_library(cublas_emulated MODULE kernels/cuda/emulated_cublas.cpp)
+  target_include_directories(cublas_emulated PRIVATE kernels/cpu kernels/cuda)
+  target_compile_definitions(cublas_emulated PRIVATE FQONNX_CUDA_EMULATED)
+  set_target_properties(fqonnx_ops PROPERTIES BUILD_RPATH "$ORIGIN")  # where it looks for it
   target_compile_definitions(fqonnx_ops PRIVATE FQONNX_CUDA_EMULATED)
   target_compile_options(fqonnx_ops PRIVATE -Wno-unknown-pragmas -O1)  # built for one run of tests
 else()
@@ -34,4 +38,5 @@ endif()
 target_sources(fqonnx_ops PRIVATE
   ${kernels} kernels/cuda/frames.cpp kernels/cuda/interface.cpp ort/cuda_ops.cpp)
 target_include_directories(fqonnx_ops PRIVATE kernels/cuda)
+target_link_libraries(fqonnx_ops PRIVATE ${CMAKE_DL_LIBS})
 target_compile_definitions(fqonnx_ops PRIVATE FQONNX_CUDA)

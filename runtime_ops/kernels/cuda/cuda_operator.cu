@@ -7,7 +7,8 @@
 namespace fqonnx::cuda {
 namespace {
 
-constexpr size_t kMaxRows = 1024;  // at once, which bounds the scratch memory
+// Rows at once, which bounds the scratch memory. cuBLAS unpacks all codes for each such part.
+constexpr size_t kMaxRows = 1024, kMaxRowsOfCublas = 4096;
 
 // Hands out pieces of one piece of memory; of none it only counts them.
 class Carver {
@@ -53,6 +54,7 @@ Activations activations_of(const Weight& weight, uint32_t rows, Element element,
   const bool split = element == Element::kFloat && accuracy == Accuracy::kExact;
   return {nullptr,
           rows,
+          std::min(rows, 8u),
           weight.steps(),
           split ? 3u : 1u,
           element == Element::kHalf ? Element::kHalf : Element::kBFloat16,
@@ -72,7 +74,7 @@ CudaOperator::CudaOperator(const Attributes& attributes)
       frame_in_(tables_in_.on_device(nullptr)),
       frame_out_(tables_out_.on_device(nullptr)) {}
 
-void CudaOperator::set_tables(void* memory) {
+void CudaOperator::prepare(void* memory) {
   unsigned char* at = static_cast<unsigned char*>(memory);
   const auto copy = [&](const FrameTables& tables) {
     const std::vector<unsigned char>& bytes = tables.bytes();
@@ -83,52 +85,81 @@ void CudaOperator::set_tables(void* memory) {
   };
   frame_in_ = copy(tables_in_);
   frame_out_ = copy(tables_out_);
+  cublas_ = Cublas::of_current_device();
+}
+
+void CudaOperator::force(Path path) {
+  if (path == Path::kCublas && cublas_ == nullptr) throw std::runtime_error("there is no cuBLAS");
+  path_ = path;
 }
 
 struct CudaOperator::MatmulPlan {
   Device device;
   Activations x;
-  bool few;
-  ProductPlan product;
-  size_t work_floats;  // of transforms that do not fit into shared memory
+  enum { kDecode, kMultiply, kCublas } kernel;
+  ProductPlan product;          // of the first two
+  size_t unpacked_numbers;      // of the third
+  size_t work_floats;           // of transforms that do not fit into shared memory
+  size_t coefficient_floats;    // that a frame on the other side transforms
 
   // The parts of the scratch memory.
   uint32_t* arrivals;
   float *partial_sums, *work, *coefficients;
+  Unpacked unpacked;
 
-  size_t carve(void* scratch, size_t coefficient_floats) {
+  size_t carve(void* scratch) {
     Carver carver(scratch);
     x.numbers = carver.take<uint16_t>(x.pieces * x.piece_size());
     arrivals = carver.take<uint32_t>(product.tiles);
     partial_sums = carver.take<float>(product.partial_floats);
+    unpacked.numbers = carver.take<uint16_t>(unpacked_numbers);
+    unpacked.workspace = carver.take<char>(unpacked.workspace_bytes);
     work = carver.take<float>(work_floats);
     coefficients = carver.take<float>(coefficient_floats);
     return carver.used();
   }
 };
 
+bool CudaOperator::uses_cublas(size_t rows, Element element) const {
+  if (cublas_ == nullptr || cublas_->device() != current_device().index) return false;
+  if (path_ != Path::kFaster) return path_ == Path::kCublas && element != Element::kFloat;
+  return rows >= least_unpacked_rows(element);
+}
+
+size_t CudaOperator::rows_at_once(size_t rows, Element element) const {
+  return std::min(rows, uses_cublas(rows, element) ? kMaxRowsOfCublas : kMaxRows);
+}
+
 CudaOperator::MatmulPlan CudaOperator::plan(uint32_t rows, Element element) const {
   const Weight weight = weight_of(extents_, attributes_, {});
   MatmulPlan plan{};
   plan.device = current_device();
   plan.x = activations_of(weight, rows, element, attributes_.accuracy);
-  plan.few = rows <= kDecodeRows;
-  plan.product = plan.few ? plan_decode(weight, plan.x, plan.device)
-                          : plan_multiply(weight, plan.x, plan.device);
-  const size_t bytes = std::max(plan_transform(frame_in_, plan.device).scratch_bytes,
-                                plan_transform(frame_out_, plan.device).scratch_bytes);
-  plan.work_floats = rows * bytes / sizeof(float);
+  if (uses_cublas(rows, element)) {
+    plan.kernel = MatmulPlan::kCublas;
+    plan.x.tile_rows = 1;
+    plan.x.grouped = 0;  // unpacked numbers have their scales
+    plan.unpacked.columns = plan_unpacked(weight, plan.device);
+    plan.unpacked.workspace_bytes = plan.device.workspace_bytes;
+    plan.unpacked_numbers = size_t(plan.unpacked.columns) * weight.steps() * kStep;
+  } else if (rows <= kDecodeRows) {
+    plan.kernel = MatmulPlan::kDecode;
+    plan.product = plan_decode(weight, plan.x, plan.device);
+  } else {
+    plan.kernel = MatmulPlan::kMultiply;
+    plan.product = plan_multiply(weight, plan.x, plan.device);
+  }
+  plan.work_floats = std::max(plan_transform(frame_in_, rows, plan.device).scratch_floats,
+                              plan_transform(frame_out_, rows, plan.device).scratch_floats);
+  if (!is_identity(frame_out_)) plan.coefficient_floats = size_t(rows) * frame_out_.num_vectors;
   return plan;
 }
 
 size_t CudaOperator::matmul_scratch_bytes(size_t rows, Element element) const {
-  size_t most = 0;
-  for (const size_t part : {std::min(rows, kMaxRows), rows % kMaxRows}) {
-    if (part == 0) continue;
-    const size_t coefficients = is_identity(frame_out_) ? 0 : part * frame_out_.num_vectors;
-    most = std::max(most, plan(uint32_t(part), element).carve(nullptr, coefficients));
-  }
-  return most;
+  if (rows == 0) return 0;
+  const size_t part = rows_at_once(rows, element), rest = rows % part;
+  const size_t bytes = plan(uint32_t(part), element).carve(nullptr);
+  return rest == 0 ? bytes : std::max(bytes, plan(uint32_t(rest), element).carve(nullptr));
 }
 
 void CudaOperator::matmul(const void* x, Element element, size_t rows, const PackedInputs& inputs,
@@ -154,10 +185,11 @@ void CudaOperator::matmul(const void* x, Element element, size_t rows, const Pac
     ++to.count;
   }
 
-  for (size_t first = 0; first < rows; first += kMaxRows) {
-    const uint32_t part = uint32_t(std::min(kMaxRows, rows - first));
+  const size_t at_once = rows_at_once(rows, element);
+  for (size_t first = 0; first < rows; first += at_once) {
+    const uint32_t part = uint32_t(std::min(at_once, rows - first));
     MatmulPlan plan = this->plan(part, element);
-    plan.carve(scratch, straight ? 0 : size_t(part) * frame_out_.num_vectors);
+    plan.carve(scratch);
     analyse(frame_in_, {const_cast<void*>(x), element}, uint32_t(first), inputs.signs_in, plan.x,
             plan.arrivals, plan.product.splits > 1 ? plan.product.tiles : 0, plan.work, plan.device,
             on);
@@ -170,55 +202,50 @@ void CudaOperator::matmul(const void* x, Element element, size_t rows, const Pac
       to.data[0] = plan.coefficients;
       to.begin[1] = frame_out_.num_vectors;
     }
-    plan.few ? decode(product, plan.device, on) : multiply(product, plan.device, on);
+    switch (plan.kernel) {
+      case MatmulPlan::kDecode: decode(product, plan.device, on); break;
+      case MatmulPlan::kMultiply: multiply(product, plan.device, on); break;
+      case MatmulPlan::kCublas: multiply_unpacked(product, plan.unpacked, *cublas_, on);
+    }
     if (straight) continue;
     synthesise(frame_out_, plan.coefficients, part, inputs.signs_out, bias,
                {outputs[0].data, element}, first, plan.work, plan.device, on);
   }
 }
 
-size_t CudaOperator::dequantize_scratch_bytes() const {
+struct CudaOperator::DequantizePlan {
+  float *work, *coefficients;
+  size_t bytes;
+};
+
+CudaOperator::DequantizePlan CudaOperator::plan_dequantize(void* scratch) const {
   const Device device = current_device();
-  const size_t rows = std::min<size_t>(kMaxRows, frame_out_.num_vectors);
-  const size_t more_rows = std::min<size_t>(kMaxRows, frame_in_.dim);
-  Carver carver(nullptr);
-  carver.take<float>(rows * frame_in_.dim);
-  carver.take<char>(std::max(rows * plan_transform(frame_in_, device).scratch_bytes,
-                             more_rows * plan_transform(frame_out_, device).scratch_bytes));
-  carver.take<float>(is_identity(frame_out_) ? 0 : size_t(frame_in_.dim) * frame_out_.num_vectors);
-  return carver.used();
+  const Weight weight = weight_of(extents_, attributes_, {});
+  const bool straight = is_identity(frame_out_);
+  const size_t strips = synthesise_codes_scratch_floats(frame_in_, weight, device);
+  const size_t rows = plan_transform(frame_out_, frame_in_.dim, device).scratch_floats;
+  Carver carver(scratch);
+  DequantizePlan plan;
+  plan.work = carver.take<float>(std::max(strips, straight ? 0 : rows));
+  plan.coefficients = carver.take<float>(straight ? 0 : size_t(frame_in_.dim) * weight.rows);
+  plan.bytes = carver.used();
+  return plan;
 }
+
+size_t CudaOperator::dequantize_scratch_bytes() const { return plan_dequantize(nullptr).bytes; }
 
 void CudaOperator::dequantize(const PackedInputs& inputs, Element element, void* weight,
                               void* scratch, void* stream) const {
   const auto on = cudaStream_t(stream);
   const Device device = current_device();
-  const Weight codes = weight_of(extents_, attributes_, inputs);
-  const size_t rows = std::min<size_t>(kMaxRows, codes.rows);
-  const size_t more_rows = std::min<size_t>(kMaxRows, frame_in_.dim);
-  Carver carver(scratch);
-  float* const columns = carver.take<float>(rows * frame_in_.dim);
-  float* const work = reinterpret_cast<float*>(
-      carver.take<char>(std::max(rows * plan_transform(frame_in_, device).scratch_bytes,
-                                 more_rows * plan_transform(frame_out_, device).scratch_bytes)));
+  const DequantizePlan plan = plan_dequantize(scratch);
   const bool straight = is_identity(frame_out_);
-  float* const coefficients =
-      carver.take<float>(straight ? 0 : size_t(frame_in_.dim) * codes.rows);
-
-  // T_inᵀ·Ĉ, a thousand columns at a time, each of which comes as a row.
-  const Rows target = straight ? Rows{weight, element} : Rows{coefficients, Element::kFloat};
-  for (uint32_t first = 0; first < codes.rows; first += uint32_t(rows)) {
-    const uint32_t part = std::min(uint32_t(rows), codes.rows - first);
-    synthesise_codes(frame_in_, codes, first, part, inputs.signs_in, {columns, Element::kFloat},
-                     work, device, on);
-    transpose(columns, part, frame_in_.dim, target, codes.rows, first, on);
-  }
+  synthesise_codes(frame_in_, weight_of(extents_, attributes_, inputs), inputs.signs_in,
+                   straight ? Rows{weight, element} : Rows{plan.coefficients, Element::kFloat},
+                   plan.work, device, on);
   if (straight) return;
-  for (size_t first = 0; first < frame_in_.dim; first += more_rows) {
-    const uint32_t part = uint32_t(std::min(more_rows, frame_in_.dim - first));
-    synthesise(frame_out_, coefficients + first * codes.rows, part, inputs.signs_out, nullptr,
-               {weight, element}, first, work, device, on);
-  }
+  synthesise(frame_out_, plan.coefficients, frame_in_.dim, inputs.signs_out, nullptr,
+             {weight, element}, 0, plan.work, device, on);
 }
 
 }  // namespace fqonnx::cuda

@@ -1,7 +1,8 @@
 // FrameMatMul and FrameDequant of docs/format.md on the memory of a GPU.
 //
-// Nothing but set_tables allocates, waits, or uses another stream than the caller's: a call may be
-// captured into a CUDA graph. Pointers are to memory of the current device.
+// Nothing but prepare allocates, waits, or uses another stream than the caller's: a call may be
+// captured into a CUDA graph. Pointers are to memory of the current device, scratch and tables at
+// multiples of 256 bytes.
 #pragma once
 
 #include <cstddef>
@@ -20,6 +21,11 @@ struct Output {
   size_t width;
 };
 
+// What multiplies many rows: ours, cuBLAS, or the one that should be faster.
+enum class Path : uint32_t { kFaster, kFused, kCublas };
+
+class Cublas;
+
 class CudaOperator {
  public:
   // Throws std::invalid_argument for what layout 1 does not have.
@@ -27,10 +33,14 @@ class CudaOperator {
 
   const FrameOperator& extents() const { return extents_; }
 
-  // Bytes of the tables of its frames, which are copied to `memory` before the first call, and have
-  // to stay. 0, and no copy, where both frames are identities or Hadamard frames of order 2^p.
+  // Before the first call: copies the tables of its frames to `memory`, which has to stay, and
+  // looks for cuBLAS. Without tables, where both frames are identities or Hadamard frames of order
+  // 2^p, `memory` may be null.
   size_t table_bytes() const { return tables_in_.bytes().size() + tables_out_.bytes().size(); }
-  void set_tables(void* memory);
+  void prepare(void* memory);
+
+  // Takes one path for any number of rows, to compare them; X in float32 has but the fused one.
+  void force(Path path);
 
   // Y (rows, dim_out) = (X·T_inᵀ)·Ĉ·T_out + bias; X, bias and Y are of one type. Y is in pieces, of
   // which there is one unless frame_out is the identity.
@@ -46,12 +56,18 @@ class CudaOperator {
 
  private:
   struct MatmulPlan;
+  struct DequantizePlan;
+  bool uses_cublas(size_t rows, Element element) const;
+  size_t rows_at_once(size_t rows, Element element) const;
   MatmulPlan plan(uint32_t rows, Element element) const;
+  DequantizePlan plan_dequantize(void* scratch) const;
 
   Attributes attributes_;
   FrameOperator extents_;
   FrameTables tables_in_, tables_out_;
   DeviceFrame frame_in_, frame_out_;
+  const Cublas* cublas_ = nullptr;
+  Path path_ = Path::kFaster;
 };
 
 }  // namespace fqonnx::cuda

@@ -141,7 +141,7 @@ ProductPlan plan_decode(const Weight& weight, const Activations& x, const Device
   // Activations must leave room for other blocks; every processor should have all of its blocks,
   // and every warp a step.
   const size_t room = device.shared_bytes / kBlocksPerProcessor - kSharedSums - 1024;
-  const uint32_t fitting = uint32_t((steps * step_bytes(x) + room - 1) / room);
+  const uint32_t fit = uint32_t(room / step_bytes(x)), fitting = (steps + fit - 1) / fit;
   const uint32_t busy = kBlocksPerProcessor * device.processors / tiles;
   const uint32_t useful = steps / kWarps;
   const uint32_t splits = std::max({1u, fitting, std::min(busy, useful)});

@@ -3,6 +3,7 @@
 // words for are the functions below.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <stdexcept>
@@ -28,15 +29,17 @@ struct Launch {
 
 // What plans depend on.
 struct Device {
+  int index;
   unsigned processors;
   size_t shared_bytes;  // that a block may have
   bool early_launches;
+  size_t unpacked_bytes, workspace_bytes;  // of products by cuBLAS
 };
 
 #ifdef FQONNX_CUDA_EMULATED
 
 // A small one, so that small products are cut as large ones are on a GPU.
-inline Device current_device() { return {3, 100 * 1024, true}; }
+inline Device current_device() { return {0, 3, 100 * 1024, true, 64 * 1024, 1024}; }
 
 template <class... Parameters>
 void launch(void (*kernel)(Parameters...), const Launch& how, Parameters... arguments) {
@@ -50,22 +53,40 @@ inline void check(cudaError_t error) {
   throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(error));
 }
 
+// Whether kernels wait for the one before on a GPU of this compute capability, 90 being 9.0. Where
+// the driver makes its code from PTX of a GPU before Hopper they do not.
+inline bool kernels_wait(int capability) {
+  constexpr int kHopper = 900;
+  for (const int compiled : {__CUDA_ARCH_LIST__}) {
+    const bool chosen = compiled / 100 == capability / 10 && compiled <= capability * 10;
+    if (chosen && compiled >= kHopper) return true;
+  }
+  return false;
+}
+
 inline Device current_device() {
   int current;
   check(cudaGetDevice(&current));
   static const std::vector<Device> devices = [] {
-    constexpr int kHopper = 9, kCapturesEarlyLaunches = 12030;
+    constexpr int kCapturesEarlyLaunches = 12030;
+    constexpr size_t kMiB = 1 << 20;
     int count, driver;
     check(cudaGetDeviceCount(&count));
     check(cudaDriverGetVersion(&driver));
     std::vector<Device> devices;
     for (int i = 0; i < count; ++i) {
-      int processors, shared_bytes, major;
+      int processors, shared_bytes, cache_bytes, major, minor;
       check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, i));
       check(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, i));
+      check(cudaDeviceGetAttribute(&cache_bytes, cudaDevAttrL2CacheSize, i));
       check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, i));
-      const bool early = major >= kHopper && driver >= kCapturesEarlyLaunches;
-      devices.push_back({unsigned(processors), size_t(shared_bytes), early});
+      check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, i));
+      const bool early = kernels_wait(10 * major + minor) && driver >= kCapturesEarlyLaunches;
+      // Unpacked codes stay in the cache, where it is not so small that cuBLAS would be; and the
+      // workspace is what cuBLAS asks for.
+      devices.push_back({i, unsigned(processors), size_t(shared_bytes), early,
+                         std::clamp(size_t(cache_bytes) / 2, 8 * kMiB, 32 * kMiB),
+                         (major >= 9 ? 32 : 4) * kMiB});
     }
     return devices;
   }();

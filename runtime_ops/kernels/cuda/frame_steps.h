@@ -8,15 +8,23 @@ namespace fqonnx::cuda {
 
 constexpr float kSqrtHalf = 0.70710678f;
 
-// Numbers of a row between the steps. Threads read and write them at distances of powers of two;
-// where they lie in shared memory the permutation keeps all of them in banks of their own.
+// Numbers of rows between the steps, from number `first` on. Threads read and write them at
+// distances of powers of two; where they lie in shared memory the permutation keeps all of them in
+// banks of their own.
 struct Work {
   float* numbers;
+  uint32_t first = 0;
 
-  __device__ float& operator[](uint32_t i) const {
-    return numbers[i ^ (i >> 5 & 7) ^ (i >> 3 & 24)];
+  // That of number i + j is place(i) ^ j, where i is a multiple of 32 and j below 32.
+  __device__ uint32_t place(uint32_t i) const {
+    i += first;
+    return i ^ (i >> 5 & 7) ^ (i >> 3 & 24) ^ (i >> 8 & 7);
   }
+  __device__ float& operator[](uint32_t i) const { return numbers[place(i)]; }
 };
+
+// Floats that a row takes; the permutation is one of each 32.
+__host__ __device__ inline uint32_t padded(uint32_t size) { return (size + 31) / 32 * 32; }
 
 // kBits stages, the first of numbers 2^stage apart: each thread has 2^kBits of them in registers.
 template <uint32_t kBits>
@@ -43,8 +51,8 @@ __device__ void butterflies(Work work, uint32_t size, uint32_t stage) {
   __syncthreads();
 }
 
-__device__ inline void hadamard(Work work, uint32_t size, uint32_t order) {
-  uint32_t stage = 0;
+// From `stage` on: those before are done.
+__device__ inline void hadamard(Work work, uint32_t size, uint32_t order, uint32_t stage = 0) {
   for (; 8u << stage <= order; stage += 3) butterflies<3>(work, size, stage);
   if (4u << stage == order) butterflies<2>(work, size, stage);
   if (2u << stage == order) butterflies<1>(work, size, stage);
@@ -124,7 +132,7 @@ __device__ float coefficient(const DeviceFrame& f, const Coordinate& x, Work wor
   return sum;
 }
 
-// Synthesis, the transpose of all that: c(k) → work → coordinate(i).
+// Synthesis, the transpose of all that: c(k) → work → coordinates.
 template <class Coefficient>
 __device__ void begin_synthesis(const DeviceFrame& f, const Coefficient& c, Work work) {
   if (f.kind == DeviceFrame::kIdentity) return;
@@ -147,11 +155,7 @@ __device__ void begin_synthesis(const DeviceFrame& f, const Coefficient& c, Work
   for (uint32_t j = threadIdx.x; j < f.work; j += blockDim.x) {
     float sum = 0;
     if (f.kind == DeviceFrame::kHadamard) {
-      const uint32_t run = j >> f.log_order, i = j & (f.order - 1);
-      for (uint32_t p = 0; f.odd > 1 && p < f.odd; ++p) {
-        sum += f.odd_matrix[p * f.odd + run] * c(p * f.order + i);
-      }
-      if (f.odd == 1) sum = c(j);
+      sum = c(j);
     } else {
       for (uint32_t r = f.first_row[j];; ++r) {
         const TetrisRow row = f.rows[r];
@@ -168,23 +172,37 @@ __device__ void begin_synthesis(const DeviceFrame& f, const Coefficient& c, Work
   hadamard(work, f.work, f.order);
 }
 
-template <class Coefficient>
-__device__ float coordinate(const DeviceFrame& f, const Coefficient& c, const uint8_t* signs,
-                            Work work, uint32_t i) {
-  if (f.kind == DeviceFrame::kIdentity) return c(i);
-  if (f.kind != DeviceFrame::kHarmonic) {
-    const uint32_t place = f.stride == 1 ? i : product_modulo(i, f.stride, f.work);
-    return f.scale * with_sign(signs, i, work[place]);
+// Coordinate i of `count` rows at once, whose work is `pitch` numbers apart: tables are read once.
+template <uint32_t kMost>
+__device__ void coordinates(const DeviceFrame& f, const uint8_t* signs, Work work, uint32_t pitch,
+                            uint32_t count, uint32_t i, float (&x)[kMost]) {
+#pragma unroll
+  for (uint32_t row = 0; row < kMost; ++row) x[row] = 0;
+  const auto add = [&](float factor, uint32_t place) {
+#pragma unroll
+    for (uint32_t row = 0; row < kMost; ++row) {
+      if (row < count) x[row] += factor * work[row * pitch + place];
+    }
+  };
+  if (f.kind == DeviceFrame::kIdentity) return add(1, i);
+  if (f.kind == DeviceFrame::kHarmonic) {
+    const uint32_t constant = f.dim % 2, first = i < constant;
+    const uint32_t frequency = first ? 0 : (i - constant) / 2 + 1;
+    const uint32_t part = first ? 0 : (i - constant) % 2;
+    const uint32_t row = frequency % f.n1, k = frequency / f.n1;
+    const float* inner = f.inner + (2 * k + part) * 2 * f.n2;
+    for (uint32_t q = 0; q < 2 * f.n2; ++q) {
+      add(first ? kSqrtHalf * inner[q] : inner[q], row * 2 * f.n2 + q);
+    }
+    return;
   }
-  const uint32_t constant = f.dim % 2, first = i < constant;
-  const uint32_t frequency = first ? 0 : (i - constant) / 2 + 1;
-  const uint32_t part = first ? 0 : (i - constant) % 2;
-  const uint32_t row = frequency % f.n1, k = frequency / f.n1;
-  float sum = 0;
-  for (uint32_t q = 0; q < 2 * f.n2; ++q) {
-    sum += f.inner[(2 * k + part) * 2 * f.n2 + q] * work[row * 2 * f.n2 + q];
+  const uint32_t place = f.stride == 1 ? i : product_modulo(i, f.stride, f.work);
+  const float scale = with_sign(signs, i, f.scale);
+  if (f.odd == 1) return add(scale, place);
+  const uint32_t run = place >> f.log_order, within = place & (f.order - 1);
+  for (uint32_t p = 0; p < f.odd; ++p) {
+    add(scale * f.odd_matrix[p * f.odd + run], p * f.order + within);
   }
-  return first ? kSqrtHalf * sum : sum;
 }
 
 }  // namespace fqonnx::cuda

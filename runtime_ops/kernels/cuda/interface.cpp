@@ -12,6 +12,7 @@ namespace {
 
 using fqonnx::cuda::CudaOperator;
 using fqonnx::cuda::Element;
+using fqonnx::cuda::Path;
 
 thread_local std::string message;
 
@@ -57,7 +58,8 @@ FQONNX_EXPORT const char* fqonnx_cuda_create(const FqonnxAttributes* a, CudaOper
     };
     *created = new CudaOperator({frame(a->frame_in), frame(a->frame_out), a->bits, a->block_size,
                                  a->group_size,
-                                 a->fast ? fqonnx::Accuracy::kFast : fqonnx::Accuracy::kExact});
+                                 a->fast ? fqonnx::Accuracy::kFast : fqonnx::Accuracy::kExact,
+                                 {}});
   });
 }
 
@@ -65,8 +67,12 @@ FQONNX_EXPORT void fqonnx_cuda_destroy(CudaOperator* op) { delete op; }
 
 FQONNX_EXPORT size_t fqonnx_cuda_table_bytes(const CudaOperator* op) { return op->table_bytes(); }
 
-FQONNX_EXPORT const char* fqonnx_cuda_set_tables(CudaOperator* op, void* memory) {
-  return guard([&] { op->set_tables(memory); });
+FQONNX_EXPORT const char* fqonnx_cuda_prepare(CudaOperator* op, void* table_memory) {
+  return guard([&] { op->prepare(table_memory); });
+}
+
+FQONNX_EXPORT const char* fqonnx_cuda_force(CudaOperator* op, Path path) {
+  return guard([&] { op->force(path); });
 }
 
 FQONNX_EXPORT const char* fqonnx_cuda_matmul_scratch(const CudaOperator* op, size_t rows,

@@ -1,6 +1,7 @@
 // Coefficients of X times packed codes: what the kernels for few and for many rows share.
 #pragma once
 
+#include "cublas.h"
 #include "transforms.h"
 
 namespace fqonnx::cuda {
@@ -54,6 +55,23 @@ void decode(const Product& product, const Device& device, cudaStream_t stream);
 // More rows, which is a matter of tensor cores.
 ProductPlan plan_multiply(const Weight& weight, const Activations& x, const Device& device);
 void multiply(const Product& product, const Device& device, cudaStream_t stream);
+
+// Many rows: cuBLAS multiplies a tile of columns at a time, whose codes are unpacked in front of it
+// into 16 bits like those of X, which is a matrix of one piece.
+struct Unpacked {
+  uint32_t columns;   // of a tile
+  uint16_t* numbers;  // (columns, steps of 256)
+  void* workspace;
+  size_t workspace_bytes;
+};
+// From how many rows on that is faster than multiply(). No GPU has been asked: estimates from what
+// either has to move and to multiply. tools/gpu_check.py prints the times of both side by side. X
+// in float32 stays with multiply(): without tensor cores cuBLAS should be slower, with them its
+// sums are less exact.
+size_t least_unpacked_rows(Element element);
+uint32_t plan_unpacked(const Weight& weight, const Device& device);  // columns of a tile
+void multiply_unpacked(const Product& product, const Unpacked& unpacked, const Cublas& cublas,
+                       cudaStream_t stream);
 
 // Activations for the two tensor products of a quad, of this lane.
 __device__ inline uint4 load_quad(const unsigned char* shared) {

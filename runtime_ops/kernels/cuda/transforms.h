@@ -1,4 +1,4 @@
-// x·Tᵀ and coeffs·T, a block for each row.
+// x·Tᵀ and coeffs·T of rows, and Tᵀ·Ĉ.
 #pragma once
 
 #include "codes.h"
@@ -7,26 +7,30 @@
 namespace fqonnx::cuda {
 
 // Coefficients of rows of X, in one or more numbers of 16 bits that add up to each, in the order of
-// codes.h: (pieces, ⌈rows/8⌉, quads of all steps, 8 rows, lane of four, 8). There are fewer than 8
-// rows only if there are fewer in all; what fills the last 8 up is never written, nor looked at.
+// codes.h: (pieces, ⌈rows/tile_rows⌉, quads of all steps, tile_rows, lane of four, 8). Our kernels
+// want tiles of 8 rows, or of all where there are fewer; tiles of one are rows in a matrix. What
+// fills the last tile up is never written, nor looked at.
 struct Activations {
   uint16_t* numbers;
-  uint32_t rows, steps;
+  uint32_t rows, tile_rows, steps;
   uint32_t pieces;
   Element element;    // kHalf or kBFloat16
   uint32_t bits, grouped;  // of the codes that they meet
 
-  __host__ __device__ uint32_t tile_rows() const { return rows < 8 ? rows : 8; }
-  __host__ __device__ size_t tile_size() const { return size_t(tile_rows()) * steps * kStep; }
-  __host__ __device__ size_t piece_size() const { return (rows + 7) / 8 * tile_size(); }
+  __host__ __device__ size_t tile_size() const { return size_t(tile_rows) * steps * kStep; }
+  __host__ __device__ size_t piece_size() const {
+    return (rows + tile_rows - 1) / tile_rows * tile_size();
+  }
 };
 
-// Memory of a row's transform: shared where it fits, else in scratch.
-struct TransformMemory {
+// Blocks that transform rows, and their memory: shared where it fits, and then a block for each
+// row, else in scratch, and then they take turns.
+struct TransformPlan {
+  uint32_t blocks;
   unsigned threads;
-  size_t shared_bytes, scratch_bytes;  // of a row
+  size_t shared_bytes, scratch_floats;
 };
-TransformMemory plan_transform(const DeviceFrame& frame, const Device& device);
+TransformPlan plan_transform(const DeviceFrame& frame, size_t rows, const Device& device);
 
 // A matrix of any element type.
 struct Rows {
@@ -45,13 +49,10 @@ void synthesise(const DeviceFrame& frame, const float* coeffs, uint32_t rows, co
                 const void* bias, Rows y, size_t first_row, float* scratch, const Device& device,
                 cudaStream_t stream);
 
-// The same with rows of Ĉᵀ, from `first_row` on, in the place of coefficients.
-void synthesise_codes(const DeviceFrame& frame, const Weight& weight, uint32_t first_row,
-                      uint32_t rows, const uint8_t* signs, Rows y, float* scratch,
-                      const Device& device, cudaStream_t stream);
-
-// to (columns, pitch), from column `first` on, = transpose of from (rows, columns).
-void transpose(const float* from, uint32_t rows, uint32_t columns, Rows to, size_t pitch,
-               size_t first, cudaStream_t stream);
+// to (dim, rows of the weight) = Tᵀ·Ĉ.
+size_t synthesise_codes_scratch_floats(const DeviceFrame& frame, const Weight& weight,
+                                       const Device& device);
+void synthesise_codes(const DeviceFrame& frame, const Weight& weight, const uint8_t* signs, Rows to,
+                      float* scratch, const Device& device, cudaStream_t stream);
 
 }  // namespace fqonnx::cuda
