@@ -66,8 +66,8 @@ class ModelPair:
         Args:
             float_path: The float model.
             compiled_path: The compiled model.
-            inputs: An ``.npz`` file or a folder of them (see `fqonnx.calibrate.load_samples`), or
-                ``synthetic``.
+            inputs: An ``.npz`` file, a folder of them or of ONNX's test data (see
+                `fqonnx.calibrate.load_samples`), or ``synthetic``.
             part: Which of the samples.
             labels: An ``.npy`` file with the right class of each.
             kinds: What outputs are, by name, where that is not to be found out.

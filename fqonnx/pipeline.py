@@ -72,8 +72,8 @@ def compile_model(
         model_path: The float model.
         output_path: Where the compiled model goes; written only when it is whole and checked.
         config: What to do.
-        calibration: An ``.npz`` file or a folder of them (see `fqonnx.calibrate.load_samples`),
-            ``synthetic`` or ``none``.
+        calibration: An ``.npz`` file, a folder of them or of ONNX's test data (see
+            `fqonnx.calibrate.load_samples`), ``synthetic`` or ``none``.
         meet: Thresholds that bits and redundancies of all layers are chosen for, so that the
             outputs meet them with the fewest stored bits.
         track: Progress.

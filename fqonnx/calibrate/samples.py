@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fqonnx.calibrate.sample_files import batches, read_arrays
 from fqonnx.errors import DataError
 from fqonnx.session import Feed, InputInfo, num_samples
 
@@ -58,8 +57,10 @@ def load_samples(path: Path, inputs: Sequence[InputInfo], part: Part = "all") ->
     """Read samples.
 
     Args:
-        path: An ``.npz`` file with one array for each input and samples on the first axis, or a
-            folder of ``.npz`` files, each one batch as the model takes it.
+        path: An ``.npz`` file with one array for each input and samples on the first axis; or a
+            folder of ``.npz`` files, each one batch as the model takes it; or one of the ONNX
+            project's test data: ``test_data_set_0`` … with ``input_0.pb`` … in each, or just one of
+            them.
         inputs: The graph inputs.
         part: All samples, those for calibration, or every eighth, which is held back from it. A
             lone sample is in every part.
@@ -67,20 +68,19 @@ def load_samples(path: Path, inputs: Sequence[InputInfo], part: Part = "all") ->
     Raises:
         DataError: The data cannot be read or do not fit the model.
     """
+    names = [value.name for value in inputs]
     if path.is_dir():
-        files = sorted(path.glob("*.npz"))
-        if not files:
-            raise DataError(str(path), "the folder holds no .npz file", "Put one batch in each")
+        found = batches(path)
         feeds = [
-            _checked(files[i], _read(files[i]), inputs, batched=False)
-            for i in _indices(len(files), part)
+            _checked(found[i], read_arrays(found[i], names), inputs, batched=False)
+            for i in _indices(len(found), part)
         ]
         counts = [num_samples(feed) for feed in feeds]
         if 0 in counts:
-            raise DataError(str(path), "a batch in it holds no samples", "Remove that file")
+            raise DataError(str(path), "a batch in it holds no samples", "Remove that batch")
         return Samples.from_feeds("directory", feeds, sum(counts))
 
-    arrays = _checked(path, _read(path), inputs, batched=True)
+    arrays = _checked(path, read_arrays(path, names), inputs, batched=True)
     count = next((len(array) for array in arrays.values() if array.ndim), 1)
     if count == 0:
         raise DataError(str(path), "it holds no samples", "Give at least one")
@@ -103,27 +103,6 @@ def load_samples(path: Path, inputs: Sequence[InputInfo], part: Part = "all") ->
         for i in range(0, len(index), size)
     ]
     return Samples.from_feeds("file", feeds, len(index))
-
-
-def _read(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("a single array, expected named ones")
-            arrays = {name: archive[name] for name in archive.files}
-        for name, array in arrays.items():
-            if not isinstance(array, np.ndarray):
-                raise ValueError(f"{name!r} is not an array")
-        return arrays
-    except FileNotFoundError as error:
-        raise DataError(str(path), "no such file", "Check the path") from error
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            str(path),
-            f"not readable as .npz: {error}",
-            "Write it with numpy.savez(path, input_name=array, …)",
-        ) from error
 
 
 def _checked(

@@ -58,7 +58,8 @@ calibration_option = click.option(
     default="synthetic",
     show_default=True,
     metavar="FILE.npz|DIR|synthetic|none",
-    help="Samples on the first axis, named as the inputs; every eighth is held back to compare.",
+    help="Samples named as the inputs, first axis samples; or a folder of batches, .npz files or "
+    "ONNX's test_data_set_*. Every eighth is held back to compare.",
 )
 include_option = click.option(
     "--include", multiple=True, metavar="GLOB", help="Quantize only these layers."
@@ -77,7 +78,8 @@ inputs_option = click.option(
     "--inputs",
     required=True,
     metavar="FILE.npz|DIR|synthetic",
-    help="Samples named as the inputs, first axis samples; or a folder of batches.",
+    help="Samples named as the inputs, first axis samples; or a folder of batches, .npz files or "
+    "ONNX's test_data_set_*.",
 )
 labels_option = click.option(
     "--labels",

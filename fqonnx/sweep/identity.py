@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fqonnx.calibrate.sample_files import data_files
 from fqonnx.config import CompileConfig
 from fqonnx.errors import DataError, ModelError
 from fqonnx.report import collect_versions
@@ -32,7 +33,7 @@ def sweep_identity(
     if calibration not in ("synthetic", "none"):
         path = Path(calibration)
         try:
-            data = _digest(sorted(path.glob("*.npz")) if path.is_dir() else [path])
+            data = _digest(data_files(path))
         except FileNotFoundError as error:
             raise DataError(calibration, "no such file", "Check the path") from error
         except OSError as error:
