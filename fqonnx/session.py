@@ -48,8 +48,8 @@ class Session:
         model: A path, or a model in memory, whose external tensors are read into it.
         where: What error messages call the model.
         providers: Execution providers, in order; None takes the best that there are.
-        frugal: Keep nothing but the model: what depends on constants alone is computed in each run,
-            not once for all, and the memory of a run goes back at its end.
+        frugal: Run the graph as it stands, node by node: what depends on constants alone is there
+            while it is needed only, and the memory of a run goes back at its end.
 
     Raises:
         ModelError: ONNX Runtime is missing, or does not load the model.
@@ -70,13 +70,13 @@ class Session:
             available = ort.get_available_providers()
             best = ("CUDAExecutionProvider", "CPUExecutionProvider")
             providers = [name for name in best if name in available]
-        options.enable_cpu_mem_arena = options.enable_mem_pattern = not frugal
-        disabled = ["ConstantFolding"] if frugal else []
+        if frugal:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # as in the file
+            options.enable_cpu_mem_arena = options.enable_mem_pattern = False
 
         def opened(content: str | bytes) -> Any:
-            return ort.InferenceSession(
-                content, options, providers=providers, disabled_optimizers=disabled
-            )
+            return ort.InferenceSession(content, options, providers=providers)
 
         self._where = where
         try:

@@ -13,7 +13,7 @@ import pytest
 import fqonnx.session
 from fqonnx.errors import ModelError
 from fqonnx.session import InputInfo, Session, model_bytes, num_samples, runtime_version
-from support import model_from_text
+from support import mlp_model, model_from_text
 
 HEADER = '<ir_version: 10, opset_import: ["": 20]>'
 
@@ -220,3 +220,10 @@ def test_samples_of_a_batch_are_its_longest_first_axis() -> None:
     assert num_samples({"a": np.zeros((3, 9)), "b": np.zeros(5), "c": np.array(1.0)}) == 5
     assert num_samples({"c": np.array(1.0)}) == num_samples({}) == 1
     assert num_samples({"a": np.zeros((0, 9))}) == 0
+
+
+def test_a_frugal_session_computes_the_same() -> None:
+    x = np.random.default_rng(0).standard_normal((5, 64)).astype(np.float32)
+    first, second = (Session(mlp_model(), "mlp", frugal=frugal) for frugal in (False, True))
+    assert second.inputs == first.inputs
+    np.testing.assert_allclose(second.run({"x": x})[0], first.run({"x": x})[0], rtol=1e-5)

@@ -90,3 +90,15 @@ def test_any_supported_opset(opset: int, tmp_path: Path) -> None:
     (q,) = run(ir.load(pair.float_path), feed, "q")
     wanted = np.square(q[feed["mask"] != 0]).sum()
     assert summed(pair, feed, "mask")[0, 0] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_first_layer_stands_last(tmp_path: Path) -> None:
+    """ONNX Runtime goes back from there, and is done with it before it comes to the next."""
+    pair = model_pair(mlp_model(), tmp_path, layer_feed("mlp"))
+    model = pair.model.clone()
+    errors = AddErrorOutputsPass(pair.compiled, [layer.source for layer in pair.layers])
+    errors(model)
+    made = [node.outputs[0].name for node in model.graph]
+    assert [name for name in reversed(made) if name in errors.output_names] == list(
+        errors.output_names
+    )
