@@ -46,18 +46,22 @@ class TileDecoder {
   explicit TileDecoder(const PackedWeight& weight)
       : levels_(_mm512_xor_si512(_mm512_loadu_si512(weight.levels),
                                  _mm512_set1_epi8(char(kLevelOffset)))),
-        multiplier_(_mm512_set1_epi16(int16_t(weight.multiplier))) {}
+        multiplier_(_mm512_set1_epi16(int16_t(weight.multiplier))),
+        quarter_(_mm512_set1_epi16(int16_t(weight.multiplier / 4))),
+        is_quarter_whole_(weight.multiplier % 4 == 0) {}
 
   // Levels of the rows from 16·part on, a quad of four columns of each, plus kLevelOffset.
   __m512i decode(const uint8_t* tile, size_t part) const {
     alignas(64) static constexpr auto kWindows = windows<bits>();
     const __m512i words = take(tile, _mm512_load_si512(kWindows.word[part]));
-    const auto product = [&](int odd) {
+    const auto product = [&](int odd, __m512i multiplier) {
       const __m512i bit = _mm512_load_si512(kWindows.bit[odd]);
-      return _mm512_mullo_epi16(_mm512_multishift_epi64_epi8(bit, words), multiplier_);
+      return _mm512_mullo_epi16(_mm512_multishift_epi64_epi8(bit, words), multiplier);
     };
     // Only the lower six bits of a byte are looked up.
-    const __m512i even = _mm512_srli_epi16(product(0), 10), odd = _mm512_srli_epi16(product(1), 2);
+    const __m512i even = _mm512_srli_epi16(product(0, multiplier_), 10);
+    const __m512i odd = is_quarter_whole_ ? product(1, quarter_)
+                                          : _mm512_srli_epi16(product(1, multiplier_), 2);
     const __m512i index = _mm512_mask_blend_epi8(0xaaaaaaaaaaaaaaaa, even, odd);
     return _mm512_permutexvar_epi8(index, levels_);
   }
@@ -75,7 +79,8 @@ class TileDecoder {
   }
 
   __m512i levels_;
-  __m512i multiplier_;
+  __m512i multiplier_, quarter_;
+  bool is_quarter_whole_;  // as it is for windows of 14 bits and less: saves a shift
 };
 
 #else

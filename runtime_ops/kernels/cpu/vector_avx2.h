@@ -189,7 +189,8 @@ struct Vector {
   template <int bits>
   static Shorts repeat(Shorts x, size_t part) {
     constexpr int kCount = 16 >> bits;  // lanes that are wanted, within one half
-    const __m256i half = _mm256_permute2x128_si256(x, x, part * kCount < 8 ? 0x00 : 0x11);
+    const __m256i half = part * kCount < 8 ? _mm256_permute2x128_si256(x, x, 0x00)
+                                           : _mm256_permute2x128_si256(x, x, 0x11);
     alignas(32) static constexpr auto kIndex = repeated_bytes<bits>();
     return _mm256_shuffle_epi8(half, load_ints(kIndex.byte[part]));
   }
