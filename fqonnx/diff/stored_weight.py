@@ -79,7 +79,8 @@ class StoredWeight:
         units = self.alphabet.units(self.frame_out.analysis(columns.contiguous()))
         levels = self.alphabet.levels
         far = levels[-1] + _STEPS_BEYOND * (levels[-1] - levels[-2])
-        bins = max(round(2 * far * _BINS_A_STEP), _BINS)
+        bins = round(2 * far * _BINS_A_STEP)
+        bins *= -(-_BINS // bins)
         inside = units[~units.isnan()].clamp(-far, far)
         counts, edges = np.histogram(inside.numpy(), bins=bins, range=(-far, far))
         of_levels = torch.bincount(self.indices.flatten(), minlength=len(levels))

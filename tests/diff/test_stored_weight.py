@@ -76,8 +76,8 @@ def test_weight_is_that_of_the_reference(name: str, bits: int) -> None:
     )
     (layer,) = compiled(weight)
     stored = stored_weight(layer)
-    assert torch.equal(stored.codes, weight.codes.T)
-    assert torch.equal(stored.alphabet.values(stored.codes), weight.coeffs())
+    assert torch.equal(stored.indices, weight.codes.T)
+    assert torch.equal(stored.alphabet.values(stored.indices), weight.coeffs())
     np.testing.assert_allclose(stored.dequantize(), reference(weight), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(stored.dequantize(), weight.dequantize(), rtol=1e-4, atol=1e-6)
     assert stored_bytes(layer) == weight.stored_bytes
