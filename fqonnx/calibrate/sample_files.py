@@ -101,6 +101,8 @@ def _read_tensor(path: Path) -> tuple[str, NDArray[Any]]:
         tensor.ParseFromString(path.read_bytes())
         if tensor.external_data:
             raise ValueError("its data are in another file")
+        if not isinstance(tensor.name, str):  # protobuf gives bytes for what is not UTF-8
+            raise ValueError("its name is no text")
         return tensor.name, onnx.numpy_helper.to_array(tensor)
     except (OSError, ValueError, TypeError, KeyError, google.protobuf.message.DecodeError) as error:
         raise DataError(

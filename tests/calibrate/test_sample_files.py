@@ -172,6 +172,13 @@ def test_data_in_another_file_are_not_followed(tmp_path: Path) -> None:
     assert refused(folder, X).found.endswith("its data are in another file")
 
 
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    folder = written(tmp_path / "test_data_set_0", batch(2), names=("x",))
+    content = (folder / "input_0.pb").read_bytes()
+    (folder / "input_0.pb").write_bytes(content.replace(b"x", b"\x80", 1))
+    assert refused(folder, X).found.endswith("its name is no text")
+
+
 @settings(
     deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
