@@ -77,15 +77,6 @@ void add_outputs(const int32_t* sums, Number x_scale, Number x_sum, const float*
   }
 }
 
-// Rows to take next of those that are left, `most` being what registers hold.
-size_t tile_rows(size_t left, size_t most) {
-  if (left >= most && !(most == 12 && left == 16)) return most;  // 16 are twice 8
-  for (size_t rows = 8; rows > 1; rows /= 2) {
-    if (rows < most && left >= rows) return rows;
-  }
-  return 1;
-}
-
 template <size_t digits, class Codes>
 void multiply_segment(const Activations& x, size_t first_row, size_t last_row, size_t segment,
                       size_t fields, const Codes& codes, const float* scales, const float* offsets,
