@@ -55,7 +55,8 @@ void multiply_tile(const int8_t* integers, size_t stride, const Codes& codes, si
       FQONNX_UNROLL
       for (size_t p = 0; p < kPanels; ++p) {
         auto& sum = sums[i * kPanels + p];
-        sum = Codes::kWide ? Vector::dot_wide(sum, bytes[p], quad) : Vector::dot(sum, bytes[p], quad);
+        sum = Codes::kWide ? Vector::dot_wide(sum, bytes[p], quad)
+                           : Vector::dot(sum, bytes[p], quad);
       }
     }
   }
