@@ -56,6 +56,33 @@ def test_compile_then_diff_then_inspect(folder: Path) -> None:
     assert "options: bits=4, " in shown.output
 
 
+def test_trellis_from_compile_to_diff(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    rng = np.random.default_rng(0)
+    model = conv_model(rng.standard_normal((64, 16, 3, 3)).astype(np.float32), "9, 9")
+    ir.save(model, folder / "conv.onnx")
+    out, report, diff = folder / "out.onnx", folder / "r.json", folder / "d.json"
+    given = ("--codebook", "trellis", "--target", "ort-fqonnx", "--calibration", "none")
+    compiled = run("compile", folder / "conv.onnx", "-o", out, *given, "--json", report)
+    assert "8 bits a weight" in " ".join(compiled.output.split())
+    content = json.loads(report.read_text())
+    assert (content["options"]["codebook"], content["options"]["target"]) == given[1:4:2]
+    assert content["layers"][0]["codebook"] == "trellis"
+    stored = 64 * 144 * 2 // 8 + 64 + 64 * 2 + 144 // 8
+    assert content["layers"][0]["stored_bytes"] == stored
+    shown = run("inspect", out).output
+    assert f"{stored * 8 / (64 * 144):.3f}" in shown
+    assert "trellis" in shown
+
+    run("diff", folder / "conv.onnx", out, "--inputs", "synthetic", "--json", diff)
+    (layer,) = json.loads(diff.read_text())["layers"]
+    assert (layer["codebook"], layer["stored_bytes"]) == ("trellis", stored)
+    assert layer["weight_rel_error"] == pytest.approx(content["layers"][0]["weight_rel_error"])
+    histogram = layer["histogram"]
+    assert len(histogram["levels"]) == len(histogram["level_counts"]) == 64
+    assert sum(histogram["level_counts"]) == sum(histogram["counts"]) == 64 * 144
+
+
 def test_compile_is_a_gate(folder: Path) -> None:
     model, data, page = folder / "mlp.onnx", folder / "data.npz", folder / "page.html"
     given = ("compile", model, "--calibration", data, "--bits", 2)
