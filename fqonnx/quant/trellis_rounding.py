@@ -180,9 +180,10 @@ def _feedback(hessian: Tensor) -> Tensor:
     """Return M_jb·M_bb^{−1} for all blocks, unit upper triangular by blocks."""
     upper: Tensor = torch.linalg.cholesky(hessian.flip(0, 1)).flip(0, 1)
     size, more = len(upper), -len(upper) % TILE_COLUMNS
-    padded = torch.block_diag(upper, torch.eye(more, dtype=upper.dtype, device=upper.device))
+    padded = torch.nn.functional.pad(upper, (0, more, 0, more))
+    padded.diagonal()[size:] = 1.0
     columns = padded.reshape(size + more, -1, TILE_COLUMNS).transpose(0, 1)
     own = columns.reshape(len(columns), len(columns), TILE_COLUMNS, TILE_COLUMNS)
     own = own.diagonal().permute(2, 0, 1)
-    solved = torch.linalg.solve_triangular(own, columns, upper=True, left=False)
+    solved: Tensor = torch.linalg.solve_triangular(own, columns, upper=True, left=False)
     return solved.transpose(0, 1).reshape(padded.shape)[:size, :size].contiguous()
