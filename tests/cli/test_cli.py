@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from click.testing import CliRunner, Result
@@ -16,7 +17,7 @@ from fqonnx.cli import main
 from fqonnx.cli.console import _layer_table
 from fqonnx.report import LayerReport
 from fqonnx.runtime_ops import library_path
-from support import conv_model, mlp_model
+from support import conv_model, mlp_model, model_from_text
 
 
 @pytest.fixture
@@ -81,6 +82,30 @@ def test_trellis_from_compile_to_diff(folder: Path, monkeypatch: pytest.MonkeyPa
     histogram = layer["histogram"]
     assert len(histogram["levels"]) == len(histogram["level_counts"]) == 64
     assert sum(histogram["level_counts"]) == sum(histogram["counts"]) == 64 * 144
+
+
+def test_diff_of_a_trellis_tells_weights_from_kernels(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    model = model_from_text(
+        """<ir_version: 10, opset_import: ["": 20]>
+        g (float[n, 64] x) => (float[n, 128] y, float[n, 64] z) {
+          y = MatMul(x, w)
+          z = MatMul(x, v)
+        }""",
+        w=rng.standard_normal((64, 128)).astype(np.float32),
+        v=rng.standard_normal((64, 64)).astype(np.float32),
+    )
+    ir.save(model, folder / "two.onnx")
+    out, diff = folder / "out.onnx", folder / "d.json"
+    run("compile", folder / "two.onnx", "-o", out, "--codebook", "trellis")
+    assert len(onnx.load(out).graph.node) == 1  # both, merged
+    run("diff", folder / "two.onnx", out, "--inputs", "synthetic", "--json", diff)
+    found = json.loads(diff.read_text())
+    for weights, kernels in zip(found["split"]["algorithm"], found["split"]["kernel"], strict=True):
+        assert kernels["sqnr_db"] > weights["sqnr_db"] + 10
+    for layer in found["layers"]:
+        assert layer["codebook"] == "trellis"
+        assert layer["local_rel_error"] == pytest.approx(layer["weight_rel_error"], rel=0.1)
 
 
 def test_compile_is_a_gate(folder: Path) -> None:
