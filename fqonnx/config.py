@@ -10,9 +10,13 @@ from typing import Any, Literal, get_args
 from fqonnx.errors import ConfigError
 
 Lowering = Literal["fused", "stock", "onnx"]
+Target = Literal["ort-fqonnx", "ort-stock"]
 Codebook = Literal["scalar", "trellis"]
 Sides = Literal["in", "out", "both"]
 FrameKind = Literal["identity", "hadamard", "fusion", "harmonic"]
+
+# Where nothing else is asked for, `auto` takes trellis codes up to these bits.
+_MOST_TRELLIS_BITS = 0
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,11 @@ class Method:
     sweeps: int = 0
     corrects_mean: bool = False
     least_bits: int = 1
+
+    @property
+    def codebook(self) -> Codebook:
+        """How codes are stored."""
+        return "trellis" if self.alphabet == "trellis" else "scalar"
 
     @property
     def learns(self) -> bool:
@@ -120,6 +129,8 @@ class CompileConfig:
         method: A key of `METHODS`.
         sides: Whether the frame is on the reduction axis, on the output axis, or on both; None is
             the method's.
+        codebook: ``scalar``, or ``trellis`` for the codes of docs/trellis.md in the place of the
+            method's alphabet; None is the method's, or what is better on the target.
         order: Of Sigma-Delta, 1 or 2.
         quantize_bias: Quantize the biases of the layers too.
         sequential: Calibrate each layer on a model whose earlier layers are quantized already.
@@ -131,6 +142,9 @@ class CompileConfig:
         lowering: ``fused`` writes FrameMatMul nodes with a function body of ORT's own operators,
             ``stock`` writes those operators as plain nodes, ``onnx`` writes FrameMatMul nodes
             with an exact body of ONNX standard operators only; None is the method's.
+        target: What the file is for: ``ort-fqonnx``, ONNX Runtime with the library of operators, or
+            ``ort-stock``, where trellis codes would take 8 bits of memory; None goes by the
+            lowering.
         mask_input: Name of the input whose zeros mark padding; None finds it by name.
         seed: Seed of the frames' signs and of synthetic data.
         device: A torch device for the numerics.
@@ -143,6 +157,7 @@ class CompileConfig:
     redundancy: float | None = None
     method: str = "auto"
     sides: Sides | None = None
+    codebook: Codebook | None = None
     order: int = 1
     quantize_bias: bool = False
     sequential: bool = False
@@ -151,6 +166,7 @@ class CompileConfig:
     target_bits: float | None = None
     overrides: tuple[Override, ...] = ()
     lowering: Lowering | None = None
+    target: Target | None = None
     mask_input: str | None = None
     seed: int = 0
     device: str = "cpu"
@@ -173,7 +189,8 @@ class CompileConfig:
             raise ConfigError(
                 "method", f"found {self.method!r}", f"Choose one of {', '.join(METHODS)}"
             )
-        for name, choices in (("sides", get_args(Sides)), ("lowering", get_args(Lowering))):
+        for name, kinds in _CHOICES.items():
+            choices = get_args(kinds)
             if (value := getattr(self, name)) is not None and value not in choices:
                 raise ConfigError(name, f"found {value!r}", f"Choose one of {', '.join(choices)}")
         if self.order not in (1, 2) or not isinstance(self.order, int):
@@ -190,7 +207,7 @@ class CompileConfig:
                 f"found {self.redundancy}, and target_bits chooses that of each layer",
                 "Leave one of them out",
             )
-        self._check_method(METHODS[self.method])
+        self._check_method(self.recipe)
         for override in self.overrides:
             try:
                 replace(self, target_bits=None, overrides=(), **override.given())
@@ -220,6 +237,18 @@ class CompileConfig:
                 f"found {self.redundancy}",
                 "Leave redundancy out, or use method 'auto'",
             )
+        if method.feedback == "sigma-delta" and self.codebook == "trellis":
+            raise ConfigError(
+                "codebook",
+                "the bounds of method 'sigma-delta' are those of its own alphabet",
+                "Leave codebook out, or use method 'auto'",
+            )
+        if self.target == "ort-fqonnx" and method.lowering == "stock":
+            raise ConfigError(
+                "target",
+                "the lowering 'stock' leaves nothing for the library of operators to do",
+                "Use lowering 'fused', or leave target out",
+            )
         if method.feedback != "sigma-delta" and self.order != 1:
             raise ConfigError(
                 "order",
@@ -239,16 +268,30 @@ class CompileConfig:
     def recipe(self) -> Method:
         """The method, with what was asked for in place of its own choices."""
         method = METHODS[self.method]
-        return replace(
+        method = replace(
             method,
             sides=self.sides or method.sides,
             redundancy=method.redundancy if self.redundancy is None else self.redundancy,
             order=self.order,
             lowering=self.lowering or method.lowering,
         )
+        if (self.codebook or self._best_codebook(method)) == "scalar":
+            return method
+        return replace(method, alphabet="trellis", group_size=None, least_bits=1)
+
+    def _best_codebook(self, method: Method) -> Codebook:
+        """Return the trellis where it errs less by far and stays packed in memory."""
+        replaceable = method.alphabet == "mid-rise" and self.bits <= _MOST_TRELLIS_BITS
+        packed = method.lowering == "fused" and self.target != "ort-stock"
+        return "trellis" if replaceable and packed else "scalar"
 
     def options(self) -> dict[str, Any]:
         """Return all options, the method's own choices where nothing was asked for."""
         recipe = self.recipe
-        own = {name: getattr(recipe, name) for name in ("redundancy", "sides", "lowering")}
-        return asdict(self) | own
+        names = ("redundancy", "sides", "codebook", "lowering")
+        own = {name: getattr(recipe, name) for name in names}
+        target = self.target or ("ort-fqonnx" if recipe.lowering == "fused" else "ort-stock")
+        return asdict(self) | own | {"target": target}
+
+
+_CHOICES = {"sides": Sides, "codebook": Codebook, "lowering": Lowering, "target": Target}

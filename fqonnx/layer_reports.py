@@ -54,6 +54,7 @@ def _quantized(
         status="quantized",
         method=config.method,
         bits=quantized.bits,
+        codebook="scalar" if quantized.trellis is None else "trellis",
         frame_in=quantized.frame_in.spec.kind,
         frame_out=quantized.frame_out.spec.kind,
         redundancy_asked=config.for_layer(replacement.layers[0].names).recipe.redundancy,

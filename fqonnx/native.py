@@ -60,13 +60,13 @@ def encode_trellis(
         rows = slice(part[0], part[-1] + 1)
         return int(
             function(
-                values.ctypes.data_as(ctypes.c_void_p),
+                ctypes.c_void_p(values.ctypes.data),
                 ctypes.c_int(bits),
                 ctypes.c_int(window),
-                targets[rows].ctypes.data_as(ctypes.c_void_p),
+                ctypes.c_void_p(targets[rows].ctypes.data),
                 ctypes.c_size_t(len(part)),
                 ctypes.c_size_t(targets.shape[1]),
-                codes[rows].ctypes.data_as(ctypes.c_void_p),
+                ctypes.c_void_p(codes[rows].ctypes.data),
             )
         )
 

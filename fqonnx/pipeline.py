@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -142,7 +143,7 @@ def compile_model(
         VerifyPass(signature)(model)
         model.metadata_props["fqonnx.version"] = version("fqonnx")
         layers = layer_reports(quantized, [*selected.kept, *quantized.failed], config)
-        warnings += _lost_weights(layers)
+        warnings += [*_lost_weights(layers), *_notes_on_trellis(layers)]
         data = CalibrationReport(
             source=used.source if used else "none",
             num_samples=used.num_samples if used else 0,
@@ -202,6 +203,23 @@ def _lost_weights(layers: Sequence[LayerReport]) -> Iterator[str]:
         yield (
             f"the error of {lost[0]!r} and {len(lost) - 1} other layers is as large as the weight: "
             "raise the redundancy or the bits"
+        )
+
+
+def _notes_on_trellis(layers: Sequence[LayerReport]) -> Iterator[str]:
+    """Say what trellis codes ask of the runtime, and which layers have none of them."""
+    count = Counter(layer.codebook for layer in layers)
+    if not count["trellis"]:
+        return
+    yield (
+        f"{count['trellis']} layers have trellis codes: ONNX Runtime without the library of "
+        "operators decodes them to 8 bits a weight when it loads the file; codebook 'scalar', or "
+        "target 'ort-stock', keeps weights packed there"
+    )
+    if count["scalar"]:
+        yield (
+            f"{count['scalar']} layers have scalar codes, by their bits or since whole tiles of a "
+            "trellis would take more than an eighth more"
         )
 
 

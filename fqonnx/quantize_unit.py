@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,6 +12,7 @@ from fqonnx.calibrate import merge_moments
 from fqonnx.config import CompileConfig, Method
 from fqonnx.errors import ModelError
 from fqonnx.frames import Frame, FusionFrame, HadamardFrame, HarmonicFrame, IdentityFrame
+from fqonnx.packing import tile_bytes
 from fqonnx.passes import LinearLayer, Replacement, Unit
 from fqonnx.passes.constants import constant
 from fqonnx.quant import Moments, QuantizedWeight, quantize_weight
@@ -17,6 +20,7 @@ from fqonnx.quant import Moments, QuantizedWeight, quantize_weight
 # At 1 bit the layers before have changed the inputs so much that the mean measured on the float
 # model is no longer theirs, and correcting for it does harm.
 _LEAST_BITS_FOR_MEAN = 2
+_MOST_PADDED = 9 / 8  # codes that tiles of a trellis may take for one
 
 
 def quantize_unit(
@@ -47,12 +51,14 @@ def quantize_unit(
         and constant(layer.bias) is not None
         and not layer.has_groups  # whose rows are pooled: no output has their mean
     )
+    frame_in = _frame(method, layer.dim_in, seed, used=method.sides != "out")
+    frame_out = _frame(method, layer.dim_out, seed + 1, used=method.sides != "in")
     try:
         weight = quantize_weight(
             _finite(layer, "weight", layer.matrix(), config.device),
-            _frame(method, layer.dim_in, seed, used=method.sides != "out"),
-            _frame(method, layer.dim_out, seed + 1, used=method.sides != "in"),
-            method,
+            frame_in,
+            frame_out,
+            _without_padding(method, frame_in, frame_out),
             config.bits,
             merge_moments(moments) if moments else None,
             correct_mean=correct_mean,
@@ -91,11 +97,21 @@ def _quantized_bias(
     if weight.bias_shift is not None:
         bias = bias + weight.bias_shift
     method = config.recipe
-    frame = _frame(method, layer.dim_out, seed)
+    frame, one = _frame(method, layer.dim_out, seed), IdentityFrame(1)
+    method = _without_padding(method, frame, one)
     try:
-        return quantize_weight(bias[:, None], frame, IdentityFrame(1), method, config.bits)
+        return quantize_weight(bias[:, None], frame, one, method, config.bits)
     except OverflowError:  # no reason to keep the weight float
         return None
+
+
+def _without_padding(method: Method, frame_in: Frame, frame_out: Frame) -> Method:
+    """Return the method with scalar codes where whole tiles of a trellis would be padding."""
+    rows, columns = frame_out.num_vectors, frame_in.num_vectors
+    padded = tile_bytes(rows, columns, 1) * 8
+    if method.codebook == "trellis" and padded > _MOST_PADDED * rows * columns:
+        return replace(method, alphabet="mid-rise")
+    return method
 
 
 def _finite(layer: LinearLayer, what: str, array: NDArray[np.generic], device: str) -> torch.Tensor:

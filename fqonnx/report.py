@@ -32,6 +32,7 @@ class LayerReport:
         reason: Why it stayed float.
         method: Name of the method.
         bits: Bits a coefficient.
+        codebook: ``scalar`` or ``trellis``.
         frame_in: Kind of the frame on the reduction axis.
         frame_out: Kind of the frame on the output axis, ``identity`` for none.
         redundancy_asked: As in the options.
@@ -60,6 +61,7 @@ class LayerReport:
     reason: str | None = None
     method: str | None = None
     bits: int | None = None
+    codebook: str | None = None
     frame_in: str | None = None
     frame_out: str | None = None
     redundancy_asked: float | None = None

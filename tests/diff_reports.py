@@ -104,6 +104,7 @@ def _layer(index: int, count: int, draw: random.Random) -> LayerDiff:
         dim_in=dim_in,
         dim_out=dim_out,
         bits=bits,
+        codebook="scalar",
         frames=["hadamard"],
         redundancy=1.0 if index % 5 else 1.125,
         float_bytes=4 * dim_in * dim_out,

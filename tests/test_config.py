@@ -31,6 +31,12 @@ def test_defaults_are_valid() -> None:
         *({"method": "sigma-delta", "order": order, "bits": 1} for order in (1, 2)),
         *({"method": method, "order": 1} for method in METHODS),
         {"method": "rtn", "redundancy": None, "sides": None},
+        *({"codebook": codebook} for codebook in (None, "scalar", "trellis")),
+        *(
+            {"method": method, "codebook": "trellis", "bits": 1}
+            for method in METHODS.keys() - {"sigma-delta"}
+        ),
+        *({"target": target} for target in (None, "ort-fqonnx", "ort-stock")),
         *({"method": method, "sides": "in"} for method in METHODS),
         {"method": "framequant", "sides": "both", "redundancy": 1.1, "sequential": True},
         {"include": ("*attention*",), "exclude": ("lm_head",), "mask_input": "mask", "seed": 7},
@@ -58,6 +64,10 @@ def test_valid_options(options: dict[str, Any]) -> None:
         ({"sides": ""}, "sides", "found ''"),
         ({"sides": ("in", "both")}, "sides", "found ('in', 'both')"),
         ({"method": "gptq", "sides": "both"}, "sides", "'gptq' uses no frame"),
+        ({"codebook": "lattice"}, "codebook", "found 'lattice'"),
+        ({"target": "ort"}, "target", "found 'ort'"),
+        ({"method": "sigma-delta", "codebook": "trellis"}, "codebook", "its own alphabet"),
+        ({"target": "ort-fqonnx", "lowering": "stock"}, "target", "leaves nothing"),
         ({"method": "rtn", "sides": "both"}, "sides", "'rtn' uses no frame"),
         ({"method": "gptq", "sides": "out"}, "sides", "'gptq' uses no frame"),
         *(
@@ -166,6 +176,38 @@ def test_recipe_keeps_what_was_asked_for(name: str) -> None:
     recipe = CompileConfig(method=name, **asked).recipe
     assert recipe == dataclasses.replace(METHODS[name], **asked)
     assert METHODS[name].sides != "out"
+
+
+@pytest.mark.parametrize("name", METHODS.keys() - {"sigma-delta"})
+def test_trellis_takes_the_place_of_the_alphabet_alone(name: str) -> None:
+    method = METHODS[name]
+    changes: dict[str, Any] = {"alphabet": "trellis", "group_size": None, "least_bits": 1}
+    recipe = CompileConfig(method=name, codebook="trellis").recipe
+    assert recipe == dataclasses.replace(method, **changes)
+    assert (recipe.codebook, method.codebook) == ("trellis", "scalar")
+
+
+def test_best_codebook_is_the_trellis_where_it_stays_packed(monkeypatch: Any) -> None:
+    monkeypatch.setattr("fqonnx.config._MOST_TRELLIS_BITS", 3)
+
+    def codebook(**options: Any) -> str:
+        config = CompileConfig(**options)
+        assert config.options()["codebook"] == config.recipe.codebook
+        return config.recipe.codebook
+
+    assert [codebook(bits=bits) for bits in (1, 2, 3)] == ["trellis"] * 3
+    assert codebook(target="ort-fqonnx", sides="both", redundancy=1.25) == "trellis"
+    assert codebook(bits=4) == "scalar"
+    assert codebook(target="ort-stock") == "scalar"
+    assert codebook(codebook="scalar") == "scalar"
+    assert [codebook(lowering=lowering) for lowering in ("stock", "onnx")] == ["scalar"] * 2
+    assert {codebook(method=name) for name in METHODS.keys() - {"auto"}} == {"scalar"}
+
+
+def test_target_goes_by_the_lowering() -> None:
+    assert CompileConfig().options()["target"] == "ort-fqonnx"
+    assert CompileConfig(lowering="stock").options()["target"] == "ort-stock"
+    assert CompileConfig(target="ort-stock").options()["target"] == "ort-stock"
 
 
 def test_recipe_has_the_order() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ from fqonnx import (
     ModelError,
     compile_model,
 )
-from fqonnx.config import Sides
+from fqonnx.config import Override, Sides
 from fqonnx.report import LayerReport
 from support import mlp_by_the_reference, mlp_model, model_from_text
 
@@ -92,6 +93,75 @@ def test_lowerings_agree(mlp: Path, data: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(results["fused"], results["stock"])
     scale = np.abs(results["onnx"]).max()
     np.testing.assert_allclose(results["fused"], results["onnx"], atol=0.02 * scale)
+
+
+@pytest.fixture
+def wide(tmp_path: Path) -> Path:
+    """Return a model whose layers fill their tiles, or nearly."""
+    rng = np.random.default_rng(3)
+    model = model_from_text(
+        """<ir_version: 10, opset_import: ["": 20]>
+        g (float[n, 64] x) => (float[n, 60] y) {
+          h = Gemm(x, w, b)
+          r = Relu(h)
+          y = MatMul(r, v)
+        }""",
+        w=rng.standard_normal((64, 128)).astype(np.float32) / 8,
+        b=rng.standard_normal(128).astype(np.float32),
+        v=rng.standard_normal((128, 60)).astype(np.float32) / 11,
+    )
+    ir.save(model, tmp_path / "wide.onnx")
+    return tmp_path / "wide.onnx"
+
+
+@pytest.mark.parametrize(
+    ("bits", "options"),
+    [
+        *((bits, {}) for bits in (1, 2, 3, 4)),
+        (2, {"redundancy": 1.25}),
+        (2, {"sides": "both"}),
+        (2, {"method": "framequant"}),
+        (2, {"method": "gptq", "target": "ort-stock"}),
+        (2, {"sides": "out", "quantize_bias": True}),
+    ],
+    ids=str,
+)
+def test_trellis_is_better_than_scalar_codes_in_every_lowering(
+    bits: int, options: dict[str, Any], wide: Path, data: Path, tmp_path: Path
+) -> None:
+    results, out = {}, tmp_path / "out.onnx"
+    for lowering in ("fused", "stock", "onnx"):
+        config = CompileConfig(bits=bits, codebook="trellis", lowering=lowering, **options)
+        report = compile_model(wide, out, config, calibration=data)
+        onnx.checker.check_model(str(out), full_check=True)
+        results[lowering] = run(out, data)
+        layers = quantized_layers(report)
+        assert [layer.codebook for layer in layers] == ["trellis"] * 2
+        assert any("8 bits a weight" in warning for warning in report.warnings)
+    np.testing.assert_array_equal(results["fused"], results["stock"])
+    scale = np.abs(results["onnx"]).max()
+    np.testing.assert_allclose(results["fused"], results["onnx"], atol=0.02 * scale)
+    scalar = CompileConfig(bits=bits, codebook="scalar", **options)
+    before = quantized_layers(compile_model(wide, out, scalar, calibration=data))
+    for layer, other in zip(layers, before, strict=True):  # which has descent at 1 bit
+        assert layer.output_rel_error < (0.95 if bits > 1 else 1.05) * other.output_rel_error
+
+
+def test_codebook_is_chosen_by_bits_and_target(
+    wide: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fqonnx.config._MOST_TRELLIS_BITS", 3)
+
+    def codebooks(**options: Any) -> set[str | None]:
+        config = CompileConfig(**options)
+        report = compile_model(wide, tmp_path / "out.onnx", config, calibration=data)
+        return {layer.codebook for layer in quantized_layers(report)}
+
+    assert codebooks() == {"trellis"}
+    assert codebooks(target="ort-stock") == codebooks(lowering="stock") == {"scalar"}
+    assert codebooks(target_bits=2.6) <= {"scalar", "trellis"}
+    mixed = codebooks(overrides=(Override("*", bits=4), Override("w", bits=2)))
+    assert mixed == {"scalar", "trellis"}
 
 
 def test_stock_lowering_leaves_no_trace_of_the_domain(

@@ -13,7 +13,7 @@ import torch
 
 from fqonnx import CompileConfig, ModelError, compile_model
 from fqonnx.config import METHODS
-from fqonnx.passes import NormalizeLinearPass, Replacement, SelectWeightsPass
+from fqonnx.passes import NormalizeLinearPass, Replacement, SelectWeightsPass, normalize
 from fqonnx.quant import Moments
 from fqonnx.quantize_unit import quantize_unit
 from fqonnx.session import Session
@@ -208,3 +208,39 @@ def test_runtime_folds_the_weight_at_load(method: str, quantize_bias: bool, tmp_
     constants = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     assert [constants.get(name) for name in graph.node[0].input[1:]] == [(40, 4, 3, 3), (40,)]
     assert session.run(None, {"x": draw(2, 4, 6, 6)})[0].shape == (2, 40, 6, 6)
+
+
+@pytest.mark.parametrize(
+    ("dim_out", "codebook"), [(64, "trellis"), (57, "trellis"), (56, "scalar"), (40, "scalar")]
+)
+def test_tiles_are_not_filled_with_padding(dim_out: int, codebook: str) -> None:
+    model = model_from_text(
+        f"{HEADER} g (float[N, 32] x) => (float[N, {dim_out}] y) {{ [layer] y = MatMul(x, w) }}",
+        w=draw(32, dim_out),
+    )
+    normalize(model)
+    selected = SelectWeightsPass()
+    selected(model)
+    config = CompileConfig(codebook="trellis")
+    replacement = quantize_unit((selected.layers[0],), None, config, 0)
+    assert isinstance(replacement, Replacement)
+    quantized = replacement.quantized
+    assert (quantized.trellis is not None) == (codebook == "trellis")
+    assert quantized.zero_points is None
+    assert quantized.stored_bytes * 8 < (2 * 9 / 8 + 32 / dim_out) * 32 * dim_out + 16 * dim_out
+
+
+def test_bias_of_a_trellis_layer_has_scalar_codes() -> None:
+    model = model_from_text(
+        f"{HEADER} g (float[N, 32] x) => (float[N, 64] y) {{ [layer] y = Gemm(x, w, b) }}",
+        w=draw(32, 64),
+        b=draw(64, seed=2),
+    )
+    normalize(model)
+    selected = SelectWeightsPass()
+    selected(model)
+    config = CompileConfig(codebook="trellis", quantize_bias=True)
+    replacement = quantize_unit((selected.layers[0],), None, config, 0)
+    assert isinstance(replacement, Replacement)
+    assert replacement.quantized.trellis is not None
+    assert replacement.biases["layer"].trellis is None

@@ -63,6 +63,7 @@ def compile_encoder(
     [
         (CompileConfig(), "calibration.npz", 0.86, 2.06),
         (CompileConfig(redundancy=1.125), "calibration.npz", 0.88, 2.31),
+        (CompileConfig(codebook="trellis"), "calibration.npz", 0.89, 2.06),
         (CompileConfig(bits=4, lowering="stock"), "calibration.npz", 0.985, 4.06),
         (CompileConfig(), "synthetic", 0.74, 2.06),
     ],

@@ -11,6 +11,7 @@ import click
 from fqonnx.cli.console import check_writable, print_compile_report, print_verdicts, track
 from fqonnx.cli.options import (
     calibration_option,
+    codebook_option,
     device_option,
     exclude_option,
     fail_over_option,
@@ -21,7 +22,7 @@ from fqonnx.cli.options import (
     sequential_option,
     sides_option,
 )
-from fqonnx.config import METHODS, CompileConfig, Lowering, Sides
+from fqonnx.config import METHODS, Codebook, CompileConfig, Lowering, Sides, Target
 from fqonnx.diff import Threshold, judge
 from fqonnx.diff_models import diff_models
 from fqonnx.errors import ConfigError
@@ -65,6 +66,7 @@ _FILE = click.Path(path_type=Path)
     "to compare with.",
 )
 @sides_option
+@codebook_option
 @click.option("--order", type=int, default=1, show_default=True, help="Of Sigma-Delta: 1 or 2.")
 @click.option("--quantize-bias", is_flag=True, help="Quantize the biases of the layers too.")
 @sequential_option
@@ -83,6 +85,12 @@ _FILE = click.Path(path_type=Path)
     type=click.Choice(get_args(Lowering)),
     help="fused: FrameMatMul with a fast body for ORT; stock: its plain nodes; onnx: an exact body "
     "of ONNX standard operators only [default: onnx for sigma-delta, else fused]",
+)
+@click.option(
+    "--target",
+    type=click.Choice(get_args(Target)),
+    help="What the file is for, which codebook and lowering have to suit: ONNX Runtime with the "
+    "library of operators, or without [default: ort-fqonnx for fused, else ort-stock]",
 )
 @mask_input_option
 @fail_under_option
@@ -104,6 +112,7 @@ def compile_command(
     redundancy: float | None,
     method: str,
     sides: Sides | None,
+    codebook: Codebook | None,
     order: int,
     quantize_bias: bool,
     sequential: bool,
@@ -112,6 +121,7 @@ def compile_command(
     exclude: tuple[str, ...],
     config_path: Path | None,
     lowering: Lowering | None,
+    target: Target | None,
     mask_input: str | None,
     fail_under: list[Threshold],
     fail_over: list[Threshold],
@@ -140,6 +150,7 @@ def compile_command(
         redundancy=redundancy,
         method=method,
         sides=sides,
+        codebook=codebook,
         order=order,
         quantize_bias=quantize_bias,
         sequential=sequential,
@@ -147,6 +158,7 @@ def compile_command(
         exclude=exclude,
         overrides=() if config_path is None else load_overrides(config_path),
         lowering=lowering,
+        target=target,
         mask_input=mask_input,
         seed=seed,
         device=device,

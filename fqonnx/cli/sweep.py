@@ -20,6 +20,7 @@ from fqonnx.cli.console import (
 )
 from fqonnx.cli.options import (
     calibration_option,
+    codebook_option,
     device_option,
     exclude_option,
     include_option,
@@ -28,7 +29,7 @@ from fqonnx.cli.options import (
     sequential_option,
     sides_option,
 )
-from fqonnx.config import METHODS, CompileConfig, Sides
+from fqonnx.config import METHODS, Codebook, CompileConfig, Sides
 from fqonnx.errors import ConfigError, FqonnxError
 from fqonnx.model_file import check_targets, load_model, model_files, write_whole
 from fqonnx.pipeline import compile_model
@@ -123,6 +124,7 @@ def _methods(ctx: click.Context, param: click.Parameter, text: str) -> tuple[str
     help=f"{', '.join(METHODS)}; those without a frame have redundancy 1 only.",
 )
 @sides_option
+@codebook_option
 @sequential_option
 @calibration_option
 @include_option
@@ -137,6 +139,7 @@ def sweep_command(
     bits: tuple[int, ...],
     methods: tuple[str, ...],
     sides: Sides | None,
+    codebook: Codebook | None,
     sequential: bool,
     calibration: str,
     include: tuple[str, ...],
@@ -153,6 +156,7 @@ def sweep_command(
     """
     config = CompileConfig(
         sides=sides,
+        codebook=codebook,
         sequential=sequential,
         include=include,
         exclude=exclude,

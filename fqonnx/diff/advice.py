@@ -11,9 +11,12 @@ from fqonnx.packing import SUPPORTED_BITS
 
 _MOST_LAYERS = 10
 # Least mean squared error of a unit Gaussian on levels a step apart: J. Max, "Quantizing for
-# minimum distortion", IRE Trans. Inf. Theory 6 (1960), table II. Feedback and redundancy take all
-# of them down alike, near enough.
-_DISTORTION = {1: 0.3634, 2: 0.1188, 3: 0.03744, 4: 0.01154}
+# minimum distortion", IRE Trans. Inf. Theory 6 (1960), table II; that of trellis codes is from
+# docs/trellis.md. Feedback and redundancy take all of them down alike, near enough.
+_DISTORTION = {
+    "scalar": {1: 0.3634, 2: 0.1188, 3: 0.03744, 4: 0.01154},
+    "trellis": {1: 0.2776, 2: 0.0710, 3: 0.0186, 4: 0.0052},
+}
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,15 @@ def advise(layers: Sequence[LayerDiff]) -> list[Advice]:
             layer.name,
             bits,
             round(layer.dim_in * layer.dim_out * layer.redundancy * (bits - layer.bits) / 8),
-            -(layer.model_rel_error**2) / total * (1 - _DISTORTION[bits] / _DISTORTION[layer.bits]),
+            -(layer.model_rel_error**2) / total * (1 - _ratio(layer, bits)),
         )
         for layer in worst[:_MOST_LAYERS]
         for bits in SUPPORTED_BITS
         if bits > layer.bits
     ]
+
+
+def _ratio(layer: LayerDiff, bits: int) -> float:
+    """Return the squared error of a layer's codebook at other bits, relative to what it is."""
+    distortion = _DISTORTION[layer.codebook]
+    return distortion[bits] / distortion[layer.bits]

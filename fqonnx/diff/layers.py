@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from fqonnx.config import Codebook
 from fqonnx.diff.stored_weight import Histogram, stored_bytes, stored_weight
 from fqonnx.diff.switched_model import SwitchedModel
 from fqonnx.passes import AddErrorOutputsPass, CompiledLayer
@@ -26,6 +27,7 @@ class LayerDiff:
         dim_in: Rows of the weight.
         dim_out: Columns of the weight.
         bits: Bits a coefficient.
+        codebook: ``scalar`` or ``trellis``.
         frames: Kinds of the frames on the reduction and, where there is one, the output axis.
         redundancy: Codes over weights.
         float_bytes: Bytes of the float weight.
@@ -44,6 +46,7 @@ class LayerDiff:
     dim_in: int
     dim_out: int
     bits: int
+    codebook: Codebook
     frames: list[str]
     redundancy: float
     float_bytes: int
@@ -95,6 +98,7 @@ def diff_layers(
                 dim_in=source.dim_in,
                 dim_out=source.dim_out,
                 bits=spec.bits,
+                codebook=spec.codebook,
                 frames=[f.kind for f in (spec.frame_in, spec.frame_out) if f.kind != "identity"],
                 redundancy=stored.indices.numel() / weight.numel(),
                 float_bytes=source.weight_bytes,

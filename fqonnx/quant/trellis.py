@@ -82,9 +82,10 @@ class TrellisCode:
 
 def level_indices(codes: Codes, bits: int, multiplier: int) -> NDArray[np.int64]:
     """Return which level each code of closed streams (..., length) stands for."""
-    states = np.zeros(codes.shape, np.int64)
-    for age in range(-(-_WORD // bits)):
-        states |= np.roll(codes, age, -1).astype(np.int64) << (bits * age)
+    states, held = codes.astype(np.int64), bits
+    while held < _WORD:
+        states |= np.roll(states, held // bits, -1) << held
+        held *= 2
     return _indices(states, multiplier)
 
 

@@ -8,6 +8,7 @@ states of coefficients beside it.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -110,7 +111,27 @@ def trellis_ldlq(coeffs: Tensor, hessian: Tensor | None, alphabet: TrellisAlphab
     """
     if hessian is None:
         return alphabet.codes(coeffs)
-    feedback = _feedback(hessian).to(coeffs.dtype)
+    threads, dim_out = torch.get_num_threads(), coeffs.shape[1]
+    width = -(-dim_out // (TILE_ROWS * threads)) * TILE_ROWS
+
+    def strips(first: int) -> Tensor:
+        part = slice(first, first + width)
+        own = replace(alphabet, step=alphabet.step[:, part])
+        return _strips_ldlq(coeffs[:, part], feedback, own)
+
+    # Strips know nothing of one another. Threads of OpenMP would keep spinning, after each small
+    # product, where the search wants to run.
+    torch.set_num_threads(1)
+    try:
+        feedback = _feedback(hessian).to(coeffs.dtype)
+        with ThreadPoolExecutor(threads, "fqonnx") as pool:
+            return torch.cat(list(pool.map(strips, range(0, dim_out, width))), 1)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _strips_ldlq(coeffs: Tensor, feedback: Tensor, alphabet: TrellisAlphabet) -> Tensor:
+    """Return the codes of some whole strips of 64 columns."""
     error = torch.zeros_like(coeffs)  # c − ĉ of the rows that are done
     codes = []
     for start in range(0, len(coeffs), _BLOCK):
@@ -158,9 +179,11 @@ def coeffs_of(streams: Tensor, shape: torch.Size) -> Tensor:
 def _feedback(hessian: Tensor) -> Tensor:
     """Return M_jb·M_bb^{−1} for all blocks, unit upper triangular by blocks."""
     upper: Tensor = torch.linalg.cholesky(hessian.flip(0, 1)).flip(0, 1)
-    for start in range(0, len(upper), TILE_COLUMNS):
-        block = slice(start, start + TILE_COLUMNS)
-        upper[:, block] = torch.linalg.solve_triangular(
-            upper[block, block].clone(), upper[:, block], upper=True, left=False
-        )
-    return upper
+    size, more = len(upper), -len(upper) % TILE_COLUMNS
+    padded = torch.nn.functional.pad(upper, (0, more, 0, more))
+    padded.diagonal()[size:] = 1.0
+    columns = padded.reshape(size + more, -1, TILE_COLUMNS).transpose(0, 1)
+    own = columns.reshape(len(columns), len(columns), TILE_COLUMNS, TILE_COLUMNS)
+    own = own.diagonal().permute(2, 0, 1)
+    solved: Tensor = torch.linalg.solve_triangular(own, columns, upper=True, left=False)
+    return solved.transpose(0, 1).reshape(padded.shape)[:size, :size].contiguous()

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from click.testing import CliRunner, Result
@@ -16,7 +17,7 @@ from fqonnx.cli import main
 from fqonnx.cli.console import _layer_table
 from fqonnx.report import LayerReport
 from fqonnx.runtime_ops import library_path
-from support import conv_model, mlp_model
+from support import conv_model, mlp_model, model_from_text
 
 
 @pytest.fixture
@@ -54,6 +55,57 @@ def test_compile_then_diff_then_inspect(folder: Path) -> None:
     assert shown.exit_code == 0
     assert "3 quantized layers" in shown.output
     assert "options: bits=4, " in shown.output
+
+
+def test_trellis_from_compile_to_diff(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    rng = np.random.default_rng(0)
+    model = conv_model(rng.standard_normal((64, 16, 3, 3)).astype(np.float32), "9, 9")
+    ir.save(model, folder / "conv.onnx")
+    out, report, diff = folder / "out.onnx", folder / "r.json", folder / "d.json"
+    given = ("--codebook", "trellis", "--target", "ort-fqonnx", "--calibration", "none")
+    compiled = run("compile", folder / "conv.onnx", "-o", out, *given, "--json", report)
+    assert "8 bits a weight" in " ".join(compiled.output.split())
+    content = json.loads(report.read_text())
+    assert (content["options"]["codebook"], content["options"]["target"]) == given[1:4:2]
+    assert content["layers"][0]["codebook"] == "trellis"
+    stored = 64 * 144 * 2 // 8 + 64 + 64 * 2 + 144 // 8
+    assert content["layers"][0]["stored_bytes"] == stored
+    shown = run("inspect", out).output
+    assert f"{stored * 8 / (64 * 144):.3f}" in shown
+    assert "trellis" in shown
+
+    run("diff", folder / "conv.onnx", out, "--inputs", "synthetic", "--json", diff)
+    (layer,) = json.loads(diff.read_text())["layers"]
+    assert (layer["codebook"], layer["stored_bytes"]) == ("trellis", stored)
+    assert layer["weight_rel_error"] == pytest.approx(content["layers"][0]["weight_rel_error"])
+    histogram = layer["histogram"]
+    assert len(histogram["levels"]) == len(histogram["level_counts"]) == 64
+    assert sum(histogram["level_counts"]) == sum(histogram["counts"]) == 64 * 144
+
+
+def test_diff_of_a_trellis_tells_weights_from_kernels(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    model = model_from_text(
+        """<ir_version: 10, opset_import: ["": 20]>
+        g (float[n, 64] x) => (float[n, 128] y, float[n, 64] z) {
+          y = MatMul(x, w)
+          z = MatMul(x, v)
+        }""",
+        w=rng.standard_normal((64, 128)).astype(np.float32),
+        v=rng.standard_normal((64, 64)).astype(np.float32),
+    )
+    ir.save(model, folder / "two.onnx")
+    out, diff = folder / "out.onnx", folder / "d.json"
+    run("compile", folder / "two.onnx", "-o", out, "--codebook", "trellis")
+    assert len(onnx.load(out).graph.node) == 1  # both, merged
+    run("diff", folder / "two.onnx", out, "--inputs", "synthetic", "--json", diff)
+    found = json.loads(diff.read_text())
+    for weights, kernels in zip(found["split"]["algorithm"], found["split"]["kernel"], strict=True):
+        assert kernels["sqnr_db"] > weights["sqnr_db"] + 10
+    for layer in found["layers"]:
+        assert layer["codebook"] == "trellis"
+        assert layer["local_rel_error"] == pytest.approx(layer["weight_rel_error"], rel=0.1)
 
 
 def test_compile_is_a_gate(folder: Path) -> None:

@@ -84,6 +84,7 @@ def a_layer(name: str, error: float) -> LayerDiff:
         dim_in=4,
         dim_out=4,
         bits=2,
+        codebook="scalar",
         frames=["hadamard"],
         redundancy=1.0,
         float_bytes=64,
