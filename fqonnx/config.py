@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from fqonnx.errors import ConfigError
 
 Lowering = Literal["fused", "stock", "onnx"]
+Codebook = Literal["scalar", "trellis"]
 Sides = Literal["in", "out", "both"]
 FrameKind = Literal["identity", "hadamard", "fusion", "harmonic"]
 

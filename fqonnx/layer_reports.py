@@ -32,8 +32,8 @@ def model_report(model_path: Path, output_path: Path, quantized: QuantizedLayers
     weights = sum(r.layers[0].dim_in * r.layers[0].dim_out for r in quantized.replacements)
     if not weights:
         return ModelReport(*sizes)
-    codes = sum(r.quantized.codes.numel() for r in quantized.replacements)
-    code_bits = sum(r.quantized.codes.numel() * r.quantized.bits for r in quantized.replacements)
+    codes = sum(r.quantized.num_codes for r in quantized.replacements)
+    code_bits = sum(r.quantized.num_codes * r.quantized.bits for r in quantized.replacements)
     return ModelReport(
         *sizes,
         redundancy_stored=codes / weights,
@@ -59,7 +59,7 @@ def _quantized(
         redundancy_asked=config.for_layer(replacement.layers[0].names).recipe.redundancy,
         redundancy_in=quantized.frame_in.redundancy,
         redundancy_out=quantized.frame_out.redundancy,
-        redundancy_stored=quantized.codes.numel() / weights,
+        redundancy_stored=quantized.num_codes / weights,
         float_bytes=layer.weight_bytes,
         stored_bytes=stored_bytes,
         bits_per_weight=stored_bytes * 8 / weights,

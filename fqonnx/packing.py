@@ -11,6 +11,10 @@ LAYOUT_VERSION = 1
 BLOCK_SIZES = (128, 64, 32, 16)
 GROUP_SIZE = 128  # codes a scale, where a row has several
 SUPPORTED_BITS = (1, 2, 3, 4)
+# Of trellis codes: a tile is outputs by columns of coefficients, and the table has so many levels.
+TILE_ROWS, TILE_COLUMNS = 64, 4
+TILE = TILE_ROWS * TILE_COLUMNS
+LEVELS = 64
 
 Bytes: TypeAlias = NDArray[np.uint8]
 
@@ -24,6 +28,11 @@ def choose_block_size(num_vectors: int) -> int:
 def packed_bytes(rows: int, num_vectors: int, bits: int) -> int:
     """Return the bytes of packed codes (rows, num_vectors)."""
     return rows * (-(-num_vectors // 16) * 16) * bits // 8
+
+
+def tile_bytes(rows: int, num_vectors: int, bits: int) -> int:
+    """Return the bytes of the tiles that codes (rows, num_vectors) of a trellis are in."""
+    return -(-rows // TILE_ROWS) * -(-num_vectors // TILE_COLUMNS) * TILE * bits // 8
 
 
 def pack_codes(codes: Bytes, bits: int, block_size: int) -> Bytes:
@@ -62,6 +71,37 @@ def unpack_codes(packed: Bytes, bits: int, num_vectors: int) -> Bytes:
     else:
         codes = _unpack_plane(packed, bits)
     return codes.reshape(len(packed), -1)[:, :num_vectors]
+
+
+def pack_tiles(codes: Bytes, bits: int) -> Bytes:
+    """Pack codes of a trellis into tiles, each a closed stream.
+
+    Args:
+        codes: Codes (dim_out, num_vectors), both padded to whole tiles, uint8, each below 2^bits.
+        bits: 1, 2, 3 or 4.
+
+    Returns:
+        uint8 (dim_out/64, num_vectors/4, 32·bits).
+    """
+    rows, columns = codes.shape
+    strips, tiles = rows // TILE_ROWS, columns // TILE_COLUMNS
+    streams = codes.reshape(strips, TILE_ROWS, tiles, TILE_COLUMNS).swapaxes(1, 2)
+    stream_bits = np.unpackbits(streams.reshape(strips, tiles, TILE, 1), axis=-1)[..., 8 - bits :]
+    return _swapped(np.packbits(stream_bits.reshape(strips, tiles, -1), axis=-1))
+
+
+def unpack_tiles(packed: Bytes, bits: int) -> Bytes:
+    """Undo `pack_tiles`: uint8 (strips, tiles, 32·bits) → codes (strips·64, tiles·4)."""
+    strips, tiles, _ = packed.shape
+    stream_bits = np.unpackbits(_swapped(packed), axis=-1).reshape(strips, tiles, TILE, bits)
+    streams = np.packbits(stream_bits, axis=-1)[..., 0] >> np.uint8(8 - bits)
+    blocks = streams.reshape(strips, tiles, TILE_ROWS, TILE_COLUMNS).swapaxes(1, 2)
+    return blocks.reshape(strips * TILE_ROWS, tiles * TILE_COLUMNS)
+
+
+def _swapped(packed: Bytes) -> Bytes:
+    """Exchange the bytes of each word of 16 bits."""
+    return packed.reshape(*packed.shape[:-1], -1, 2)[..., ::-1].reshape(packed.shape)
 
 
 def pack_signs(signs: NDArray[np.int8]) -> Bytes:

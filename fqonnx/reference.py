@@ -96,16 +96,40 @@ def dequantized_coeffs(
     codes: Bytes,
     scales: NDArray[np.float16],
     zero_points: Bytes | None = None,
+    levels: NDArray[np.int8] | None = None,
     *,
     bits: int,
     num_vectors: int,
     group_size: int = 0,
+    multiplier: int = 0,
 ) -> Float:
-    """Return Ĉ (num_vectors_in, num_vectors_out) = scales · value(code)."""
+    """Return Ĉ (num_vectors_in, num_vectors_out) = scales · value(code).
+
+    ``levels`` are those of the codebook ``"trellis"``, whose ``multiplier`` is not 0.
+    """
+    if levels is not None:
+        values = _trellis_levels(codes, bits, levels, multiplier)[: len(scales), :num_vectors] / 64
+        return (values * scales.astype(np.float64)).T
     group = np.arange(num_vectors) // group_size if group_size else np.zeros(num_vectors, np.int64)
     offset = (2**bits - 1) / 2 if zero_points is None else zero_points.astype(np.float64)[:, group]
     values = unpack_codes(codes, bits, num_vectors) - offset
     return (values * scales.astype(np.float64)[:, group]).T
+
+
+def _trellis_levels(
+    codes: Bytes, bits: int, levels: NDArray[np.int8], multiplier: int
+) -> NDArray[np.int8]:
+    """Return the level of each code, padding included, (num_vectors_out, num_vectors_in)."""
+    strips, tiles, _ = codes.shape
+    words = codes[..., 0::2].astype(np.int64) | codes[..., 1::2].astype(np.int64) << 8
+    stream = (words[..., None] >> np.arange(15, -1, -1) & 1).reshape(strips, tiles, 256 * bits)
+    window = np.zeros((strips, tiles, 256), np.int64)
+    for age in range(16):
+        newest = np.arange(1, 257) * bits - 1
+        window |= stream[..., (newest - age) % (256 * bits)] << age
+    values = levels[multiplier * window % 2**16 >> 10].reshape(strips, tiles, 64, 4)
+    rows: NDArray[np.int8] = values.transpose(0, 2, 1, 3).reshape(strips * 64, tiles * 4)
+    return rows
 
 
 def frame_dequant(
@@ -114,20 +138,24 @@ def frame_dequant(
     zero_points: Bytes | None = None,
     signs_in: Bytes | None = None,
     signs_out: Bytes | None = None,
+    levels: NDArray[np.int8] | None = None,
     *,
     frame_in: FrameSpec,
     frame_out: FrameSpec,
     bits: int,
     group_size: int = 0,
+    multiplier: int = 0,
 ) -> Float:
     """``FrameDequant``: return Ŵ (dim_in, dim_out) = T_inᵀ·Ĉ·T_out."""
     coeffs = dequantized_coeffs(
         codes,
         scales,
         zero_points,
+        levels,
         bits=bits,
         num_vectors=frame_in.num_vectors,
         group_size=group_size,
+        multiplier=multiplier,
     )
     return (
         analysis_operator(frame_in, signs_in).T @ coeffs @ analysis_operator(frame_out, signs_out)
@@ -142,11 +170,13 @@ def frame_matmul(
     signs_in: Bytes | None = None,
     signs_out: Bytes | None = None,
     bias: NDArray[np.floating] | None = None,
+    levels: NDArray[np.int8] | None = None,
     *,
     frame_in: FrameSpec,
     frame_out: FrameSpec,
     bits: int,
     group_size: int = 0,
+    multiplier: int = 0,
 ) -> Float:
     """``FrameMatMul``: return (x·T_inᵀ)·Ĉ·T_out + bias, (..., dim_in) → (..., dim_out)."""
     weight = frame_dequant(
@@ -155,10 +185,12 @@ def frame_matmul(
         zero_points,
         signs_in,
         signs_out,
+        levels,
         frame_in=frame_in,
         frame_out=frame_out,
         bits=bits,
         group_size=group_size,
+        multiplier=multiplier,
     )
     y = x.astype(np.float64) @ weight
     return y if bias is None else y + bias

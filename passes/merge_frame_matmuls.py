@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from fqonnx.frames import FrameSpec
+from fqonnx.packing import TILE_ROWS
 from fqonnx.passes.constants import Names, add_initializer, constant, remove_if_unused
 from fqonnx.passes.frame_functions import add_function, remove_unused_functions
 from fqonnx.passes.select_weights import layer_name
@@ -24,7 +25,9 @@ class MergeFrameMatMulsPass(ir.passes.InPlacePass):
     """Merge FrameMatMul nodes whose inputs, frames and kinds of codes are the same.
 
     Their rows of codes stand behind one another in the merged node, which has an output for each.
-    A node with a frame on its output side, or with a bias that is computed, is left alone.
+    A node with a frame on its output side, or with a bias that is computed, is left alone; so is
+    one of a trellis code whose last tiles are padded, with which the next node would begin in the
+    midst of a tile.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -58,6 +61,7 @@ def _is_mergeable(node: ir.Node) -> bool:
     return (
         spec.frame_out.kind == "identity"
         and not spec.splits
+        and not (spec.codebook == "trellis" and spec.frame_out.dim % TILE_ROWS)
         and all(constant(value) is not None for value in constants)
     )
 
@@ -65,9 +69,9 @@ def _is_mergeable(node: ir.Node) -> bool:
 def _key(node: ir.Node) -> Hashable:
     """Return what nodes of one input must share: all but their outputs and biases."""
     spec = FrameOpSpec.of_node(node)
-    signs = constant(_inputs(node).get("signs_in"))
+    given = (constant(_inputs(node).get(name)) for name in ("signs_in", "levels"))
     shared = replace(spec, frame_out=FrameSpec("identity", 1, 1), has_bias=False)
-    return node.inputs[0], shared, None if signs is None else signs.tobytes()
+    return node.inputs[0], shared, *(None if one is None else one.tobytes() for one in given)
 
 
 def _inputs(node: ir.Node) -> dict[str, ir.Value | None]:

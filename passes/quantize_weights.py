@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx_ir.tape import Tape
 
 from fqonnx.frames import SignedFrame
-from fqonnx.packing import choose_block_size, pack_codes, pack_signs
+from fqonnx.packing import TILE, choose_block_size, pack_codes, pack_signs, pack_tiles
 from fqonnx.passes.constants import Names, add_initializer, record_ints, remove_if_unused
 from fqonnx.passes.convolution import channels_first, row_view
 from fqonnx.passes.frame_functions import add_function
@@ -166,16 +166,19 @@ class _Rewriter:
         values: dict[str, ir.Value | None],
     ) -> ir.Value:
         """Record an operator of ours that reads the named values, and give the model its body."""
+        trellis, num_vectors = quantized.trellis, quantized.frame_in.num_vectors
         spec = FrameOpSpec(
             op_type=op_type,
             frame_in=quantized.frame_in.spec,
             frame_out=quantized.frame_out.spec,
             bits=quantized.bits,
-            block_size=choose_block_size(quantized.frame_in.num_vectors),
+            block_size=choose_block_size(num_vectors) if trellis is None else TILE,
             group_size=quantized.group_size,
             dtype=layer.dtype,
             has_bias=values.get("bias") is not None,
             has_zero_points=quantized.zero_points is not None,
+            codebook="scalar" if trellis is None else "trellis",
+            multiplier=0 if trellis is None else trellis.multiplier,
             contrib=self.contrib,
         )
         inputs = [values.get(name) for name in spec.input_names()]
@@ -196,11 +199,14 @@ class _Rewriter:
 
     def packed(self, source: str, quantized: QuantizedWeight) -> tuple[dict[str, ir.Value], int]:
         """Add the initializers of a quantized value; return them by input name, and their bytes."""
-        block_size = choose_block_size(quantized.frame_in.num_vectors)
-        arrays: dict[str, NDArray[np.generic]] = {
-            "codes": pack_codes(quantized.codes.cpu().numpy(), quantized.bits, block_size),
-            "scales": quantized.scales.cpu().numpy(),
-        }
+        codes, bits = quantized.codes.cpu().numpy(), quantized.bits
+        arrays: dict[str, NDArray[np.generic]] = {"scales": quantized.scales.cpu().numpy()}
+        if quantized.trellis is None:
+            block_size = choose_block_size(quantized.frame_in.num_vectors)
+            arrays["codes"] = pack_codes(codes, bits, block_size)
+        else:
+            arrays["codes"] = pack_tiles(codes, bits)
+            arrays["levels"] = quantized.trellis.levels
         if quantized.zero_points is not None:
             arrays["zero_points"] = quantized.zero_points.cpu().numpy()
         for key, frame in (("signs_in", quantized.frame_in), ("signs_out", quantized.frame_out)):

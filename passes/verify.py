@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from fqonnx.errors import ModelError
 from fqonnx.frames.harmonic import least_harmonic_size
+from fqonnx.packing import LEVELS, TILE, TILE_COLUMNS, TILE_ROWS
 from fqonnx.runtime_ops import DOMAIN
 
 _DIMS = ("dim_in", "dim_out", "num_vectors_in", "num_vectors_out", "bits", "block_size")
@@ -60,6 +61,11 @@ def _check_node(model: ir.Model, node: ir.Node) -> None:
         "codes": (vectors_out, -(-vectors_in // block_size), block_size * bits // 8),
         "scales": (vectors_out, groups),
     }
+    if node.attributes.get_string("codebook", "") == "trellis":
+        strips, tiles = -(-vectors_out // TILE_ROWS), -(-vectors_in // TILE_COLUMNS)
+        expected["codes"], expected["levels"] = (strips, tiles, TILE * bits // 8), (LEVELS,)
+        if block_size != TILE or not node.attributes.get_int("multiplier", 0):
+            raise _defect(str(node.name), f"block_size {block_size} of a trellis, or no multiplier")
     if named.get("zero_points") is not None:
         expected["zero_points"] = (vectors_out, groups)
     for side, dim, vectors in (("in", dim_in, vectors_in), ("out", dim_out, vectors_out)):

@@ -2,8 +2,9 @@
 
 A body holds its dimensions as constants; nodes of equal spec share it. What FrameMatMul makes of
 packed bytes alone stays small when a runtime folds it at load: the fast body hands packed codes to
-MatMulNBits, the standard one leaves int8 behind a DequantizeLinear, which ORT does not fold. A
-FrameDequant folds into its weight, so that a convolution is as fast as the float one.
+MatMulNBits, the standard one leaves int8 behind a DequantizeLinear, which ORT does not fold, and
+both decode a trellis code to 8 bits. A FrameDequant folds into its weight, so that a convolution is
+as fast as the float one.
 All operators used exist since opset 13 with unchanged meaning, so a body takes the opset of the
 model that it goes into.
 """
@@ -18,6 +19,7 @@ from fqonnx.runtime_ops.code_nodes import dequantized, packed_matmul
 from fqonnx.runtime_ops.frame_nodes import analysis, synthesis
 from fqonnx.runtime_ops.recorder import Recorder
 from fqonnx.runtime_ops.spec import DOMAIN, FrameOpSpec
+from fqonnx.runtime_ops.trellis_nodes import trellis_coeffs, trellis_matmul
 
 
 def build_function(spec: FrameOpSpec, opset_version: int) -> ir.Function:
@@ -49,10 +51,12 @@ def _frame_matmul(
     tape: Recorder, values: dict[str, ir.Value], spec: FrameOpSpec
 ) -> Sequence[ir.Value]:
     x = analysis(tape, values["X"], spec.frame_in, values["signs_in"])
-    if spec.contrib:
-        y = packed_matmul(tape, x, values, spec)
+    if not spec.contrib:
+        y = tape.op("MatMul", x, tape.op("Transpose", _coeffs(tape, values, spec)))
+    elif spec.codebook == "trellis":
+        y = trellis_matmul(tape, x, values, spec)
     else:
-        y = tape.op("MatMul", x, tape.op("Transpose", dequantized(tape, values, spec)))
+        y = packed_matmul(tape, x, values, spec)
     y = synthesis(tape, y, spec.frame_out, values["signs_out"])
     if spec.has_bias:
         y = tape.op("Add", y, values["bias"])
@@ -62,7 +66,12 @@ def _frame_matmul(
 def _frame_dequant(
     tape: Recorder, values: dict[str, ir.Value], spec: FrameOpSpec
 ) -> Sequence[ir.Value]:
-    coeffs = dequantized(tape, values, spec)
+    coeffs = _coeffs(tape, values, spec)
     columns = synthesis(tape, coeffs, spec.frame_in, values["signs_in"])
     weight = tape.op("Transpose", columns)
     return [synthesis(tape, weight, spec.frame_out, values["signs_out"])]
+
+
+def _coeffs(tape: Recorder, values: dict[str, ir.Value], spec: FrameOpSpec) -> ir.Value:
+    build = trellis_coeffs if spec.codebook == "trellis" else dequantized
+    return build(tape, values, spec)

@@ -23,24 +23,7 @@ def packed_matmul(
     bits = 2 if spec.bits <= 2 else 4
     scales = tape.op("Cast", values["scales"], to=int(spec.dtype))
     rows, columns = spec.frame_out.num_vectors, spec.frame_in.num_vectors
-    blocks = -(-columns // NBITS_BLOCK)
-    y = tape.tape.op(
-        "MatMulNBits",
-        [
-            x,
-            _nbits_codes(tape, values["codes"], spec, bits),
-            tape.op("Expand", scales, tape.ints(rows, blocks)) if spec.groups == 1 else scales,
-        ],
-        {
-            "K": columns,
-            "N": rows,
-            "bits": bits,
-            "block_size": NBITS_BLOCK,
-            "accuracy_level": 4,
-        },
-        domain="com.microsoft",
-    )
-    y.dtype = spec.dtype  # ONNX has no type inference for it, so consumers read its type here
+    y = matmul_nbits(tape, x, _nbits_codes(tape, values["codes"], spec, bits), scales, spec, bits)
     if spec.has_zero_points:
         zero = tape.op("Cast", values["zero_points"], to=int(spec.dtype))
         offset = tape.op("Sub", tape.scalar(1 << (spec.bits - 1), tape.dtype), zero)
@@ -52,6 +35,38 @@ def packed_matmul(
         return tape.op("Add", y, tape.op("Mul", total, tape.op("Reshape", offset, tape.ints(-1))))
     added = tape.op("MatMul", _group_sums(tape, x, spec), tape.op("Transpose", offset))
     return tape.op("Add", y, tape.with_batch_of(added, tape.op("Shape", x), columns, rows))
+
+
+def matmul_nbits(
+    tape: Recorder, x: ir.Value, codes: ir.Value, scales: ir.Value, spec: FrameOpSpec, bits: int
+) -> ir.Value:
+    """Record MatMulNBits.
+
+    Args:
+        tape: Where to.
+        x: In the frame.
+        codes: In its blocks (num_vectors_out, blocks, NBITS_BLOCK·bits/8).
+        scales: In the type of x (num_vectors_out, spec.groups).
+        spec: The operator.
+        bits: 2, 4 or 8 of a code.
+    """
+    rows, columns = spec.frame_out.num_vectors, spec.frame_in.num_vectors
+    if spec.groups == 1:
+        scales = tape.op("Expand", scales, tape.ints(rows, -(-columns // NBITS_BLOCK)))
+    y = tape.tape.op(
+        "MatMulNBits",
+        [x, codes, scales],
+        {
+            "K": columns,
+            "N": rows,
+            "bits": bits,
+            "block_size": NBITS_BLOCK,
+            "accuracy_level": 4,
+        },
+        domain="com.microsoft",
+    )
+    y.dtype = spec.dtype  # ONNX has no type inference for it, so consumers read its type here
+    return y
 
 
 def _group_sums(tape: Recorder, x: ir.Value, spec: FrameOpSpec) -> ir.Value:

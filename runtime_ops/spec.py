@@ -7,9 +7,9 @@ from typing import Literal, cast
 
 import onnx_ir as ir
 
-from fqonnx.config import FrameKind
+from fqonnx.config import Codebook, FrameKind
 from fqonnx.frames import FrameSpec
-from fqonnx.packing import GROUP_SIZE, LAYOUT_VERSION
+from fqonnx.packing import GROUP_SIZE, LAYOUT_VERSION, TILE
 
 DOMAIN = "fqonnx"
 OPSET_VERSION = 1
@@ -41,11 +41,14 @@ class FrameOpSpec:
         has_zero_points: Whether the input ``zero_points`` is there.
         splits: Columns of each output of a `FrameMatMul` that holds several weights of one input;
             empty for one output of dim_out.
+        codebook: ``scalar``, or ``trellis`` for codes in tiles, which have no zero points.
+        multiplier: Of a trellis code, 1 to 65535; 0 of a scalar one.
         contrib: Whether the body may use ``com.microsoft`` operators, which round activations to
             int8, and a kernel may round as they do.
 
     Raises:
-        ValueError: ``group_size`` is not one of layout 1, or ``splits`` do not cut dim_out.
+        ValueError: ``group_size`` is not one of layout 1, ``splits`` do not cut dim_out, or
+            something else does not go with the codebook.
     """
 
     op_type: OpType
@@ -58,6 +61,8 @@ class FrameOpSpec:
     has_bias: bool = False
     has_zero_points: bool = False
     splits: tuple[int, ...] = ()
+    codebook: Codebook = "scalar"
+    multiplier: int = 0
     contrib: bool = True
 
     def __post_init__(self) -> None:
@@ -67,6 +72,11 @@ class FrameOpSpec:
             sum(self.splits) != self.frame_out.dim or self.frame_out.kind != "identity"
         ):
             raise ValueError(f"splits {self.splits} of {self.frame_out.dim} outputs")
+        is_trellis = self.codebook == "trellis"
+        if is_trellis != (0 < self.multiplier < 1 << 16) or (
+            is_trellis and (self.block_size != TILE or self.groups != 1 or self.has_zero_points)
+        ):
+            raise ValueError(f"no {self.codebook} code: {self}")
 
     @classmethod
     def of_node(cls, node: ir.Node) -> FrameOpSpec:
@@ -93,6 +103,8 @@ class FrameOpSpec:
             has_bias=given.get("bias") is not None,
             has_zero_points=given.get("zero_points") is not None,
             splits=tuple(attributes.get_ints("splits", ())),
+            codebook=cast(Codebook, attributes.get_string("codebook", "scalar")),
+            multiplier=attributes.get_int("multiplier", 0),
             contrib=attributes.get_string("accuracy", "fast") == "fast",
         )
 
@@ -113,6 +125,7 @@ class FrameOpSpec:
             self.dtype.name.lower(),
         ]
         parts += [f"group{self.group_size}"] * (self.group_size is not None)
+        parts += [f"trellis{self.multiplier}"] * (self.codebook == "trellis")
         parts += ["zp"] * self.has_zero_points + ["bias"] * self.has_bias
         parts += ["split" + "x".join(map(str, self.splits))] * bool(self.splits)
         parts += ["onnx"] * (not self.contrib)
@@ -130,9 +143,11 @@ class FrameOpSpec:
             "bits": self.bits,
             "block_size": self.block_size,
             "group_size": self.group_size or 0,
-            "codebook": "scalar",
+            "codebook": self.codebook,
             "layout": LAYOUT_VERSION,
         }
+        if self.codebook == "trellis":
+            attributes["multiplier"] = self.multiplier
         if self.frame_in.subspaces is not None:
             attributes["subspaces_in"] = self.frame_in.subspaces
         if self.frame_out.subspaces is not None:
@@ -147,7 +162,7 @@ class FrameOpSpec:
 
     def input_names(self) -> tuple[str, ...]:
         """Return the formal inputs, optional ones included: absent ones are empty in a node."""
-        return _INPUTS[self.op_type]
+        return (*_INPUTS[self.op_type], *(["levels"] if self.codebook == "trellis" else []))
 
 
 def _frame_of(node: ir.Node, side: str) -> FrameSpec:

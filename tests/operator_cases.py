@@ -15,8 +15,9 @@ import onnxruntime as ort
 from onnx_ir.tape import Tape
 
 from fqonnx.frames import Frame, FusionFrame, HadamardFrame, HarmonicFrame, IdentityFrame
-from fqonnx.packing import choose_block_size
+from fqonnx.packing import TILE, choose_block_size
 from fqonnx.quant import QuantizedWeight
+from fqonnx.quant.trellis import trellis_code
 from fqonnx.reference import frame_dequant, frame_matmul
 from fqonnx.runtime_ops import DOMAIN, FrameOpSpec, build_function, register
 from support import described, fusion_frame, packed, random_weight
@@ -38,6 +39,7 @@ class Case:
     zero_points: bool = False
     group_size: int | None = None
     splits: tuple[int, ...] = ()
+    trellis: bool = False
     batch: tuple[int, ...] = (3, 5)
 
     def __str__(self) -> str:
@@ -46,6 +48,7 @@ class Case:
         parts += [f"{self.bits}bit", self.dtype.name]
         parts += [f"group{self.group_size}"] * (self.group_size is not None)
         parts += ["split" + "x".join(map(str, self.splits))] * bool(self.splits)
+        parts += ["trellis"] * self.trellis
         parts += ["bias"] * self.bias + ["zp"] * self.zero_points
         return "-".join([*parts, "batch" + "x".join(map(str, self.batch))])
 
@@ -56,21 +59,25 @@ class Case:
             self.bits,
             zero_points=self.zero_points,
             group_size=self.group_size,
+            trellis=self.trellis,
             seed=self.frame_in.dim * 5 + self.bits,
         )
 
     def spec(self, op_type: Any, *, contrib: bool) -> FrameOpSpec:
+        num_vectors = self.frame_in.num_vectors
         return FrameOpSpec(
             op_type=op_type,
             frame_in=self.frame_in.spec,
             frame_out=self.frame_out.spec,
             bits=self.bits,
-            block_size=choose_block_size(self.frame_in.num_vectors),
+            block_size=TILE if self.trellis else choose_block_size(num_vectors),
             group_size=self.group_size,
             dtype=self.dtype,
             has_bias=self.bias and op_type == "FrameMatMul",
             has_zero_points=self.zero_points,
             splits=self.splits if op_type == "FrameMatMul" else (),
+            codebook="trellis" if self.trellis else "scalar",
+            multiplier=trellis_code(self.bits).multiplier if self.trellis else 0,
             contrib=contrib,
         )
 
@@ -138,6 +145,24 @@ def _cases() -> list[Case]:
     return one_side + pairs + grouped + split
 
 
+def _trellis_cases() -> list[Case]:
+    """Return every bits with sizes about those of a tile, all frames, types and splits."""
+    whole, half = ir.DataType.FLOAT, ir.DataType.FLOAT16
+    sizes = ((1, 1), (4, 64), (7, 65), (100, 63), (131, 192), (384, 130))
+    return [
+        Case(frame_in, frame_out, bits, dtype, bias, splits=splits, trellis=True, batch=batch)
+        for bits in (1, 2, 3, 4)
+        for frame_in, frame_out, dtype, bias, splits, batch in (
+            *((hadamard(n), IdentityFrame(m), whole, False, (), (6,)) for n, m in sizes),
+            (IdentityFrame(33), IdentityFrame(70), half, True, (), (2, 3)),
+            (hadamard(100, 1.3), hadamard(33), whole, True, (), (5,)),
+            (WIDE_TETRIS, TETRIS, half, False, (), (5,)),
+            (HarmonicFrame(100, 101), IdentityFrame(64), whole, False, (), (5,)),
+            (hadamard(100), IdentityFrame(256), half, True, (64, 192), (2, 3, 4)),
+        )
+    ]
+
+
 UNIFORM = FusionFrame.create(48, 1.1)  # its blocks are equal
 PADDED = FusionFrame.create(41, 1.1)
 TETRIS = fusion_frame(17, (7, 4, 18))  # blocks that overlap
@@ -163,6 +188,7 @@ PAIRS = (
     (HarmonicFrame(24, 48), HarmonicFrame(7, 16)),
 )
 CASES = _cases()
+TRELLIS_CASES = _trellis_cases()
 
 
 def build_model(spec: FrameOpSpec, arrays: Arrays, rank: int, opset: int = 20) -> onnx.ModelProto:

@@ -25,8 +25,9 @@ from fqonnx.frames import (
     SignedFrame,
 )
 from fqonnx.model_pair import ModelPair
-from fqonnx.packing import choose_block_size, pack_codes, pack_signs
+from fqonnx.packing import choose_block_size, pack_codes, pack_signs, pack_tiles
 from fqonnx.quant import QuantizedWeight
+from fqonnx.quant.trellis import trellis_code
 from fqonnx.reference import frame_dequant, frame_matmul
 
 _DATA = Path(
@@ -121,6 +122,7 @@ def random_weight(
     zero_points: bool = False,
     group_size: int | None = None,
     bias_shift: np.ndarray | None = None,
+    trellis: bool = False,
     seed: int = 5,
 ) -> QuantizedWeight:
     """Return codes and scales that stand for no weight in particular.
@@ -131,7 +133,8 @@ def random_weight(
     rng = np.random.default_rng(seed)
     rows, columns = frame_out.num_vectors, frame_in.num_vectors
     groups = 1 if group_size is None else -(-columns // group_size)
-    codes = rng.integers(0, 1 << bits, (rows, columns), dtype=np.uint8)
+    padded = (rows + -rows % 64, columns + -columns % 4) if trellis else (rows, columns)
+    codes = rng.integers(0, 1 << bits, padded, dtype=np.uint8)
     scales = rng.uniform(0.1, 0.3, (rows, groups)).astype(np.float16)
     zeros = rng.integers(0, 1 << bits, (rows, groups), dtype=np.uint8)
     return QuantizedWeight(
@@ -146,21 +149,30 @@ def random_weight(
         weight_rel_error=0.0,
         output_rel_error=None,
         proxy_loss=None,
+        trellis=trellis_code(bits) if trellis else None,
     )
 
 
 def packed(weight: QuantizedWeight) -> dict[str, np.ndarray | None]:
     """Return the inputs of an operator, but for the activation and the bias."""
-    block_size = choose_block_size(weight.frame_in.num_vectors)
+    codes, trellis = weight.codes.numpy(), weight.trellis
+    if trellis is None:
+        codes = pack_codes(codes, weight.bits, choose_block_size(weight.frame_in.num_vectors))
+    else:
+        codes = pack_tiles(codes, weight.bits)
     frames = {"signs_in": weight.frame_in, "signs_out": weight.frame_out}
-    return {
-        "codes": pack_codes(weight.codes.numpy(), weight.bits, block_size),
-        "scales": weight.scales.numpy(),
-        "zero_points": None if weight.zero_points is None else weight.zero_points.numpy(),
-    } | {
-        name: pack_signs(frame.signs.numpy()) if isinstance(frame, SignedFrame) else None
-        for name, frame in frames.items()
-    }
+    return (
+        {
+            "codes": codes,
+            "scales": weight.scales.numpy(),
+            "zero_points": None if weight.zero_points is None else weight.zero_points.numpy(),
+        }
+        | {
+            name: pack_signs(frame.signs.numpy()) if isinstance(frame, SignedFrame) else None
+            for name, frame in frames.items()
+        }
+        | {"levels": None if trellis is None else trellis.levels}
+    )
 
 
 def described(weight: QuantizedWeight) -> dict[str, Any]:
@@ -170,6 +182,7 @@ def described(weight: QuantizedWeight) -> dict[str, Any]:
         "frame_out": weight.frame_out.spec,
         "bits": weight.bits,
         "group_size": weight.group_size or 0,
+        "multiplier": 0 if weight.trellis is None else weight.trellis.multiplier,
     }
 
 

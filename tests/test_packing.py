@@ -8,8 +8,11 @@ from fqonnx.packing import (
     choose_block_size,
     pack_codes,
     pack_signs,
+    pack_tiles,
+    tile_bytes,
     unpack_codes,
     unpack_signs,
+    unpack_tiles,
 )
 
 BITS = pytest.mark.parametrize("bits", [1, 2, 3, 4])
@@ -214,3 +217,43 @@ def test_packed_signs_come_back(signs: list[int]) -> None:
 
 def test_sign_bits_beyond_the_dimension_are_ignored() -> None:
     assert unpack_signs(np.array([0b11111101], np.uint8), 3).tolist() == [-1, 1, -1]
+
+
+@BITS
+@settings(deadline=None, max_examples=15)
+@given(strips=st.integers(1, 3), tiles=st.integers(1, 5), seed=st.integers(0, 2**31))
+def test_packed_tiles_come_back(bits: int, strips: int, tiles: int, seed: int) -> None:
+    codes = random_codes(64 * strips, 4 * tiles, bits, seed)
+    packed = pack_tiles(codes, bits)
+    assert packed.dtype == np.uint8
+    assert packed.shape == (strips, tiles, 32 * bits)
+    assert packed.nbytes == tile_bytes(*codes.shape, bits)
+    unpacked = unpack_tiles(packed, bits)
+    assert unpacked.dtype == np.uint8
+    assert np.array_equal(unpacked, codes)
+
+
+@BITS
+def test_every_code_of_a_tile_lies_where_the_page_says(bits: int) -> None:
+    codes = random_codes(128, 12, bits)
+    packed = pack_tiles(codes, bits)
+    for n, k in np.ndindex(codes.shape):
+        words = packed[n // 64, k // 4].view("<u2")
+        stream = "".join(f"{word:016b}" for word in words)
+        place = (4 * (n % 64) + k % 4) * bits
+        assert int(stream[place : place + bits], 2) == codes[n, k]
+
+
+def test_a_tile_by_hand() -> None:
+    codes = np.zeros((64, 4), np.uint8)
+    codes[0] = [3, 0, 2, 1]
+    codes[1] = [1, 1, 0, 0]
+    codes[63, 3] = 2
+    expected = [0b01010000, 0b11001001] + [0] * 60 + [0b00000010, 0]
+    assert pack_tiles(codes, 2).tolist() == [[expected]]
+
+
+@BITS
+def test_bytes_of_tiles_are_whole_ones(bits: int) -> None:
+    assert tile_bytes(1, 1, bits) == tile_bytes(64, 4, bits) == 32 * bits
+    assert tile_bytes(65, 9, bits) == 2 * 3 * 32 * bits

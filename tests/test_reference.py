@@ -17,7 +17,7 @@ from fqonnx.frames import (
     fusion_size,
     hadamard_size,
 )
-from fqonnx.packing import pack_codes, pack_signs
+from fqonnx.packing import pack_codes, pack_signs, pack_tiles
 from fqonnx.quant import quantize_weight
 from fqonnx.reference import (
     analysis_operator,
@@ -82,6 +82,40 @@ def test_matmul_is_the_product_with_the_dequantized_weight(
     y = frame_matmul(x, **packed(node), bias=bias, **described(node))
     assert y.shape == (*batch, dim_out)
     assert np.allclose(y, expected, rtol=1e-9, atol=1e-9)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    frames=st.tuples(st.sampled_from(KINDS), st.sampled_from(KINDS)),
+    dim_in=st.integers(1, 100),
+    dim_out=st.integers(1, 80),
+    bits=st.integers(1, 4),
+    seed=st.integers(0, 2**31),
+)
+def test_trellis_is_the_one_of_the_quantizer(
+    frames: tuple[str, str], dim_in: int, dim_out: int, bits: int, seed: int
+) -> None:
+    frame_in, frame_out = draw_frame(frames[0], dim_in), draw_frame(frames[1], dim_out)
+    node = random_weight(frame_in, frame_out, bits, trellis=True, seed=seed)
+    weight = frame_dequant(**packed(node), **described(node))
+    assert weight.shape == (dim_in, dim_out)
+    assert np.allclose(weight, node.dequantize().numpy(), atol=1e-4)
+    x = np.random.default_rng(seed).standard_normal((5, dim_in))
+    assert np.allclose(frame_matmul(x, **packed(node), **described(node)), x @ weight)
+
+
+def test_trellis_by_hand() -> None:
+    codes = np.zeros((64, 4), np.uint8)
+    codes[63, 2:], codes[0, :2] = (3, 1), (2, 0)
+    levels = np.arange(-32, 32, dtype=np.int8)
+    scales = np.full((64, 1), 2.0, np.float16)
+    # The window 0…0 1101 1000 times 2^8: its first 6 bits of 16 are those of 1101 1000.
+    arguments = {"bits": 2, "num_vectors": 4, "multiplier": 1 << 8}
+    found = dequantized_coeffs(pack_tiles(codes, 2), scales, levels=levels, **arguments)
+    assert found[1, 0] == 2 * levels[0b110110] / 64
+    assert found[0, 0] == 2 * levels[0b001101] / 64
+    assert found[2, 63] == 2 * levels[0b000000] / 64
+    assert found[3, 63] == 2 * levels[0b000011] / 64
 
 
 @settings(deadline=None, max_examples=40)

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fqonnx.packing import LEVELS, TILE
 from fqonnx.quant import TrellisCode, gaussian_alphabet, trellis_code
-from fqonnx.quant.trellis import DEFAULT_WINDOW, LEVELS, TILE
+from fqonnx.quant.trellis import DEFAULT_WINDOW
 from fqonnx.runtime_ops import instruction_set
 
 WINDOWS = (10, 12, 14, 16)

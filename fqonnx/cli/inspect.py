@@ -16,7 +16,7 @@ from fqonnx.passes import SelectWeightsPass, normalize
 from fqonnx.passes.merge_frame_matmuls import merged_layers
 from fqonnx.passes.select_weights import layer_name
 from fqonnx.report import Compilation, LayerReport
-from fqonnx.runtime_ops import DOMAIN
+from fqonnx.runtime_ops import DOMAIN, FrameOpSpec
 
 # Not a Column: it would keep the cells of each table that it is in.
 _name_column = functools.partial(Column, "layer", overflow="fold")
@@ -68,7 +68,8 @@ def _is_bias(node: ir.Node) -> bool:
 
 
 def _compiled_table(nodes: list[ir.Node]) -> Table:
-    table = Table(_name_column(), "frames", "in × out", "bits", "redundancy", "bits/weight")
+    columns = ("frames", "in × out", "codebook", "bits", "redundancy", "bits/weight")
+    table = Table(_name_column(), *columns)
     taken: set[str] = set()
     for node in nodes:
         names = merged_layers(node) or [layer_name(node, taken)]
@@ -78,9 +79,9 @@ def _compiled_table(nodes: list[ir.Node]) -> Table:
             for name in ("dim_in", "dim_out", "num_vectors_in", "num_vectors_out")
         )
         frames = [node.attributes.get_string(f"frame_{side}", "") for side in ("in", "out")]
-        # codes, scales, zero points and signs; the activation and the bias are the model's own
-        inputs = node.inputs if node.op_type == "FrameDequant" else node.inputs[1:6]
-        packed = [v.const_value for v in inputs if v is not None]
+        # The activation and the bias are the model's own.
+        named = zip(FrameOpSpec.of_node(node).input_names(), node.inputs, strict=False)
+        packed = [v.const_value for name, v in named if v is not None and name not in ("X", "bias")]
         stored = sum(tensor.nbytes for tensor in packed if tensor is not None)
         splits = node.attributes.get_ints("splits", ()) or (dim_out,)
         for name, size in zip(names, splits, strict=True):
@@ -88,6 +89,7 @@ def _compiled_table(nodes: list[ir.Node]) -> Table:
                 escape(name),
                 " × ".join(frames) if frames[1] != "identity" else frames[0],
                 f"{dim_in} × {size}",
+                node.attributes.get_string("codebook", ""),
                 str(node.attributes.get_int("bits", 0)),
                 f"{vectors_in * vectors_out / (dim_in * dim_out):.3f}",
                 f"{stored * 8 / (dim_in * dim_out):.3f}",

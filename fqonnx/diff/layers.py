@@ -96,7 +96,7 @@ def diff_layers(
                 dim_out=source.dim_out,
                 bits=spec.bits,
                 frames=[f.kind for f in (spec.frame_in, spec.frame_out) if f.kind != "identity"],
-                redundancy=stored.codes.numel() / weight.numel(),
+                redundancy=stored.indices.numel() / weight.numel(),
                 float_bytes=source.weight_bytes,
                 stored_bytes=0 if place in seen else stored_bytes(layer),
                 weight_rel_error=float(error),

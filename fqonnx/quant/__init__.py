@@ -8,13 +8,16 @@ from fqonnx.quant.alphabet import (
     two_sigma_alphabet,
 )
 from fqonnx.quant.moments import Moments
+from fqonnx.quant.quantized_weight import QuantizedWeight
 from fqonnx.quant.rounding import coordinate_descent, damped, hessian_error, ldlq
 from fqonnx.quant.sigma_delta import Guarantee, sigma_delta, spectral_bounds, variation_bounds
 from fqonnx.quant.trellis import TrellisCode, trellis_code
-from fqonnx.quant.weight import QuantizedWeight, quantize_weight
+from fqonnx.quant.trellis_rounding import LevelTable
+from fqonnx.quant.weight import quantize_weight
 
 __all__ = [
     "Guarantee",
+    "LevelTable",
     "Moments",
     "QuantizedWeight",
     "TrellisCode",

@@ -42,6 +42,11 @@ class UniformAlphabet:
     zero_point: Tensor | None = None
     group_size: int | None = field(default=None, kw_only=True)
 
+    @property
+    def levels(self) -> list[float]:
+        """The levels in steps from the middle of them, ascending."""
+        return [code - ((1 << self.bits) - 1) / 2 for code in range(1 << self.bits)]
+
     def codes(self, coeffs: Tensor, first: int = 0) -> Tensor:
         """Return codes of the nearest levels, uint8; any code where the step is 0.
 

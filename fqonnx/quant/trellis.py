@@ -22,9 +22,6 @@ from numpy.typing import NDArray
 
 from fqonnx.native import encode_trellis
 
-LEVELS = 64
-TILE_ROWS, TILE_COLUMNS = 64, 4
-TILE = TILE_ROWS * TILE_COLUMNS
 _WORD = 16  # bits
 
 DEFAULT_WINDOW = 12
@@ -62,14 +59,11 @@ class TrellisCode:
     @cached_property
     def values(self) -> NDArray[np.int8]:
         """The value of each state (2^window,)."""
-        return self.levels[self._index(np.arange(1 << self.window))]
+        return self.levels[_indices(np.arange(1 << self.window), self.multiplier)]
 
     def decode(self, codes: Codes) -> NDArray[np.int8]:
         """Return the values of closed streams of codes (..., length), in levels."""
-        states = np.zeros(codes.shape, np.int64)
-        for age in range(-(-_WORD // self.bits)):
-            states |= np.roll(codes, age, -1).astype(np.int64) << (self.bits * age)
-        return self.levels[self._index(states)]
+        return self.levels[level_indices(codes, self.bits, self.multiplier)]
 
     def encode(self, targets: NDArray[np.float32]) -> Codes:
         """Return closed streams whose values are close to targets.
@@ -85,9 +79,18 @@ class TrellisCode:
         codes = encode_trellis(values, self.bits, fine)
         return search(values, self.bits, fine) if codes is None else codes
 
-    def _index(self, states: NDArray[np.int64]) -> NDArray[np.int64]:
-        index: NDArray[np.int64] = (states * self.multiplier & 0xFFFF) >> 10
-        return index
+
+def level_indices(codes: Codes, bits: int, multiplier: int) -> NDArray[np.int64]:
+    """Return which level each code of closed streams (..., length) stands for."""
+    states = np.zeros(codes.shape, np.int64)
+    for age in range(-(-_WORD // bits)):
+        states |= np.roll(codes, age, -1).astype(np.int64) << (bits * age)
+    return _indices(states, multiplier)
+
+
+def _indices(states: NDArray[np.int64], multiplier: int) -> NDArray[np.int64]:
+    indices: NDArray[np.int64] = (states * multiplier & 0xFFFF) >> 10
+    return indices
 
 
 def search(values: NDArray[np.int16], bits: int, targets: NDArray[np.int16]) -> NDArray[np.uint8]:
@@ -137,31 +140,6 @@ def _viterbi(
         tail = state >> bits
         state = oldest[t, row, tail].astype(np.int64) * tails + tail
     return codes
-
-
-def pack_streams(codes: Codes, bits: int) -> NDArray[np.uint16]:
-    """Pack streams of codes into words, the first bits highest.
-
-    Args:
-        codes: (..., length), each below 2^bits; length·bits a multiple of 16.
-        bits: 1 to 4.
-
-    Returns:
-        (..., length·bits/16).
-    """
-    separate = np.unpackbits(codes[..., None], axis=-1)[..., 8 - bits :]
-    words = separate.reshape(*codes.shape[:-1], codes.shape[-1] * bits // _WORD, 2, _WORD // 2)
-    high, low = np.moveaxis(np.packbits(words, axis=-1)[..., 0].astype(np.uint16), -1, 0)
-    packed: NDArray[np.uint16] = high << np.uint16(8) | low
-    return packed
-
-
-def unpack_streams(words: NDArray[np.uint16], bits: int) -> Codes:
-    """Undo `pack_streams`."""
-    halves = np.stack([words >> np.uint16(8), words & np.uint16(0xFF)], -1).astype(np.uint8)
-    length = words.shape[-1] * _WORD // bits
-    separate = np.unpackbits(halves, axis=-1).reshape(*words.shape[:-1], length, bits)
-    return np.packbits(separate, axis=-1)[..., 0] >> np.uint8(8 - bits)
 
 
 @cache

@@ -14,8 +14,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fqonnx.packing import TILE, TILE_COLUMNS, TILE_ROWS
 from fqonnx.quant.alphabet import stored
-from fqonnx.quant.trellis import TILE, TILE_COLUMNS, TILE_ROWS, TrellisCode
+from fqonnx.quant.trellis import TrellisCode
 
 _BLOCK = 64  # rows handled tile by tile before their effect on the rest is applied as one product
 _ONE = 64  # levels a step: a step of one would be at the end of float16's range
@@ -43,13 +44,39 @@ class TrellisAlphabet:
             targets, (0, -dim_out % TILE_ROWS, 0, -rows % TILE_COLUMNS)
         )
         codes = self.code.encode(streams_of(targets).cpu().numpy())
-        return _coeffs_of(torch.from_numpy(codes).to(coeffs.device), targets.shape)
+        return coeffs_of(torch.from_numpy(codes).to(coeffs.device), targets.shape)
 
     def values(self, codes: Tensor) -> Tensor:
         """Return what codes (padded) stand for, (padded rows, dim_out)."""
         decoded = self.code.decode(streams_of(codes).cpu().numpy())
-        levels = _coeffs_of(torch.from_numpy(decoded).to(codes.device), codes.shape)
+        levels = coeffs_of(torch.from_numpy(decoded).to(codes.device), codes.shape)
         return levels[:, : self.step.shape[1]] * (self.step / _ONE)
+
+
+@dataclass(frozen=True, eq=False)
+class LevelTable:
+    """The levels of a trellis code as they are stored, without what chooses among them.
+
+    Attributes:
+        table: Levels (64,), int8, ascending.
+        step: What 64 levels are, (1, dim_out), at least 0.
+    """
+
+    table: Tensor
+    step: Tensor
+
+    @property
+    def levels(self) -> list[float]:
+        """The levels in steps, ascending."""
+        return (self.table / _ONE).tolist()
+
+    def values(self, indices: Tensor) -> Tensor:
+        """Return the levels of these numbers (rows, dim_out)."""
+        return self.table[indices] * (self.step / _ONE)
+
+    def units(self, coeffs: Tensor) -> Tensor:
+        """Return coefficients (rows, dim_out) in steps; NaN where the step is 0."""
+        return torch.where(self.step > 0, coeffs / self.step, torch.nan)
 
 
 def gaussian_trellis(coeffs: Tensor, code: TrellisCode) -> TrellisAlphabet:
@@ -121,7 +148,7 @@ def streams_of(coeffs: Tensor) -> Tensor:
     return tiles.permute(2, 0, 3, 1).reshape(-1, TILE)
 
 
-def _coeffs_of(streams: Tensor, shape: torch.Size) -> Tensor:
+def coeffs_of(streams: Tensor, shape: torch.Size) -> Tensor:
     """Undo `streams_of`."""
     rows, columns = shape
     tiles = streams.reshape(columns // TILE_ROWS, rows // TILE_COLUMNS, TILE_ROWS, TILE_COLUMNS)

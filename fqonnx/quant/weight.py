@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from fqonnx.config import Method
-from fqonnx.frames import Frame, HarmonicFrame, IdentityFrame, SignedFrame
-from fqonnx.packing import packed_bytes
+from fqonnx.frames import Frame, HarmonicFrame, IdentityFrame
 from fqonnx.quant.alphabet import (
     SCALE_DTYPE,
     UniformAlphabet,
@@ -20,9 +19,10 @@ from fqonnx.quant.alphabet import (
     two_sigma_alphabet,
 )
 from fqonnx.quant.moments import Moments
+from fqonnx.quant.quantized_weight import QuantizedWeight, synthesis
 from fqonnx.quant.rounding import coordinate_descent, damped, hessian_error, ldlq
 from fqonnx.quant.sigma_delta import Guarantee, sigma_delta
-from fqonnx.quant.trellis import LEVELS, TrellisCode, trellis_code
+from fqonnx.quant.trellis import trellis_code
 from fqonnx.quant.trellis_rounding import (
     TrellisAlphabet,
     gaussian_trellis,
@@ -31,73 +31,6 @@ from fqonnx.quant.trellis_rounding import (
 )
 
 _DAMPING_WITHOUT_DATA = 0.05
-
-
-@dataclass(frozen=True)
-class QuantizedWeight:
-    """The quantized form of a weight (dim_in, dim_out).
-
-    Attributes:
-        frame_in: The frame on the reduction axis.
-        frame_out: The frame on the output axis.
-        bits: Bits a code.
-        codes: (frame_out.num_vectors, frame_in.num_vectors), uint8; those of a trellis code are
-            padded to whole tiles.
-        scales: Steps (frame_out.num_vectors, groups), float16; what 64 levels are, of a trellis
-            code.
-        zero_points: As ``scales``, uint8; None for a mid-rise alphabet.
-        group_size: Codes a scale; None where each row has one.
-        bias_shift: (dim_out,) to add to the layer's bias so that the mean output stays what it
-            was; None where none was asked for.
-        weight_rel_error: ‖W − Ŵ‖/‖W‖ (Frobenius).
-        output_rel_error: The same of the outputs over the calibration rows; None without data.
-        proxy_loss: tr((W − Ŵ)ᵀH(W − Ŵ)), the mean squared output error of a row, before the bias
-            is shifted; None without data.
-        guarantee: What Sigma-Delta promises of the error; None for other feedback.
-        trellis: The code that ``codes`` are of; None where a code is a level.
-    """
-
-    frame_in: Frame
-    frame_out: Frame
-    bits: int
-    codes: Tensor
-    scales: Tensor
-    zero_points: Tensor | None
-    group_size: int | None
-    bias_shift: Tensor | None
-    weight_rel_error: float
-    output_rel_error: float | None
-    proxy_loss: float | None
-    guarantee: Guarantee | None = None
-    trellis: TrellisCode | None = None
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of codes, levels, scales, zero points and signs."""
-        rows, num_vectors = self.codes.shape
-        frames = (self.frame_in, self.frame_out)
-        whole_tiles = rows * num_vectors * self.bits // 8 + LEVELS
-        return (
-            (packed_bytes(rows, num_vectors, self.bits) if self.trellis is None else whole_tiles)
-            + self.scales.nbytes
-            + (0 if self.zero_points is None else self.zero_points.nbytes)
-            + sum(-(-frame.dim // 8) for frame in frames if isinstance(frame, SignedFrame))
-        )
-
-    def coeffs(self) -> Tensor:
-        """Return Ĉ (frame_in.num_vectors, frame_out.num_vectors), float32."""
-        if self.trellis is not None:
-            code = TrellisAlphabet(self.trellis, self.scales.T.float())
-            return code.values(self.codes.T)[: self.frame_in.num_vectors]
-        zero_point = None if self.zero_points is None else self.zero_points.T.float()
-        alphabet = UniformAlphabet(
-            self.bits, self.scales.T.float(), zero_point, group_size=self.group_size
-        )
-        return alphabet.values(self.codes.T)
-
-    def dequantize(self) -> Tensor:
-        """Return Ŵ (dim_in, dim_out), float32."""
-        return _synthesis(self.frame_in, self.frame_out, self.coeffs())
 
 
 def quantize_weight(
@@ -148,7 +81,7 @@ def quantize_weight(
         quantized, alphabet = _rounded_uniformly(coeffs, hessian, frame_in, method, bits)
         codes = alphabet.codes(quantized)
 
-    error = _synthesis(frame_in, frame_out, alphabet.values(codes)[: len(coeffs)] - coeffs)
+    error = synthesis(frame_in, frame_out, alphabet.values(codes)[: len(coeffs)] - coeffs)
     shift = -(moments.mean.float() @ error) if correct_mean and moments is not None else None
     loss, output_rel_error = _output_error(weight, error, moments, shift)
     zero_point = alphabet.zero_point
@@ -167,11 +100,6 @@ def quantize_weight(
         proxy_loss=loss,
         trellis=alphabet.code if isinstance(alphabet, TrellisAlphabet) else None,
     )
-
-
-def _synthesis(frame_in: Frame, frame_out: Frame, coeffs: Tensor) -> Tensor:
-    """Return T_inᵀ·C·T_out (dim_in, dim_out)."""
-    return frame_in.synthesis(frame_out.synthesis(coeffs).T.contiguous()).T
 
 
 def _frame_hessian(

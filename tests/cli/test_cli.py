@@ -401,7 +401,7 @@ def test_convolutions_from_inspect_to_inspect(
     shown = run("inspect", folder / "conv-2bit.onnx").output
     (row,) = [line for line in shown.splitlines() if "layer.weight" in line]
     assert [cell.strip() for cell in row.split("│")[1:-1]] == [
-        *("layer.weight", "hadamard", "144 × 40", "2", "1.000"),
+        *("layer.weight", "hadamard", "144 × 40", "scalar", "2", "1.000"),
         f"{stored:.3f}",
     ]
     assert "1 quantized layers" in shown

@@ -47,9 +47,12 @@ def weight_for(dim_in: int, frame_out: Frame | int, **options: Any) -> Quantized
 def compiled(text: str = THREE, dtype: type = np.float32, **different: dict[str, Any]) -> ir.Model:
     """Return the model with all its layers quantized, those named here in another way."""
     arrays = {name: draw(*size, dtype=dtype) for name, size in SIZES.items() if name in text}
-    model = model_from_text(
-        text, **arrays, **({"b": draw(40, dtype=dtype)} if "b)" in text else {})
-    )
+    bias = {"b": draw(40, dtype=dtype)} if "b)" in text else {}
+    return compiled_from(model_from_text(text, **arrays, **bias), **different)
+
+
+def compiled_from(model: ir.Model, **different: dict[str, Any]) -> ir.Model:
+    """Quantize all layers of a model."""
     ShapeInferencePass()(model)
     selected = SelectWeightsPass()
     selected(model)
@@ -195,3 +198,14 @@ def test_node_has_at_most_64_outputs() -> None:
     QuantizeWeightsPass(replacements, contrib=True)(model)
     merge(model)
     assert [len(node.outputs) for node in model.graph] == [64, 1]
+
+
+def test_trellis_layers_of_whole_tiles_merge_and_others_do_not() -> None:
+    wide = {"wq": (DIM, 64), "wk": (DIM, 128), "wv": (DIM, 40), "wl": (104, 16)}
+    text = THREE.replace("float[N, 24]", "float[N, 128]")
+    arrays = {name: draw(*size) for name, size in wide.items()}
+    layers = {key: {"trellis": True} for key in ("query", "key", "value")}
+    model = compiled_from(model_from_text(text, **arrays, b=draw(64)), **layers)
+    names = merge(model)
+    assert "query+key" in names
+    assert "value" in names

@@ -132,6 +132,25 @@ def test_layer_computes_what_the_reference_says(
     assert relative_error(found, wanted) <= TOLERANCE[contrib]
 
 
+@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+@pytest.mark.parametrize("contrib", [True, False])
+def test_layer_of_a_trellis_computes_what_the_reference_says(
+    frame: str, bits: int, contrib: bool
+) -> None:
+    model = linear()
+    quantized = random_weight(FRAMES[frame], 40, bits, trellis=True)
+    done = quantize(model, [Replacement((select(model)["layer"],), quantized)], contrib=contrib)
+
+    (node,) = model.graph
+    attributes = {name: node.attributes[name].value for name in ("codebook", "block_size")}
+    assert attributes == {"codebook": "trellis", "block_size": 256}
+    assert done.stored_bytes == {"layer": quantized.stored_bytes}
+    x = draw(3, 7, 48, seed=11)
+    (found,) = run(model, x=x)
+    assert relative_error(found, reference(x, quantized, draw(40))) <= TOLERANCE[contrib]
+
+
 @pytest.mark.parametrize("frames", BOTH_SIDES)
 @pytest.mark.parametrize("contrib", [True, False])
 @pytest.mark.parametrize("bias", [True, False])

@@ -64,6 +64,29 @@ def test_compiled_model_passes_unchanged(all_parts: bool) -> None:
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
 
 
+def test_trellis_passes() -> None:
+    model, signature = compiled(trellis=True)
+    assert not VerifyPass(signature)(model).modified
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("codes", (40, 1, 24)), ("codes", (1, 16, 96)), ("levels", (63,))]
+)
+def test_shape_that_does_not_fit_a_trellis_is_found(name: str, shape: tuple[int, ...]) -> None:
+    model, signature = compiled(HadamardFrame.create(48, 1.25), trellis=True)
+    found = next(full for full in model.graph.initializers if full.endswith(name))
+    replace_tensor(model, found, np.zeros(shape, np.uint8))
+    assert f"{name} has shape {shape}" in rejected(model, signature)
+
+
+@pytest.mark.parametrize("attribute", ["block_size", "multiplier"])
+def test_trellis_without_its_attributes_is_found(attribute: str) -> None:
+    model, signature = compiled(trellis=True)
+    wrong = {"block_size": 64, "multiplier": 0}[attribute]
+    model.graph[0].attributes[attribute] = ir.AttrInt64(attribute, wrong)
+    assert "of a trellis, or no multiplier" in rejected(model, signature)
+
+
 @pytest.mark.parametrize("frame_out", [40, HarmonicFrame.create(40, 2.0)], ids=["in", "both"])
 def test_frames_without_signs_pass(frame_out: Frame | int) -> None:
     model, signature = compiled(HarmonicFrame.create(48, 3.0), frame_out)

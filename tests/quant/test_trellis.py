@@ -10,15 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fqonnx.native import encode_trellis, library_path
-from fqonnx.quant.trellis import (
-    TILE,
-    TrellisCode,
-    _viterbi,
-    pack_streams,
-    search,
-    trellis_code,
-    unpack_streams,
-)
+from fqonnx.packing import TILE
+from fqonnx.quant.trellis import TrellisCode, _viterbi, search, trellis_code
 
 BITS = pytest.mark.parametrize("bits", [1, 2, 3, 4])
 # Of the Gaussian source, and the best uniform scalar quantizer (Max 1960), at 1 to 4 bits.
@@ -72,28 +65,6 @@ def test_a_coefficient_is_a_function_of_its_window(bits: int, data: st.DataObjec
     for age in range(-(-window // bits)):
         others[place - age] = codes[place - age]
     assert code.decode(others)[place] == code.decode(codes)[place]
-
-
-@BITS
-@settings(deadline=None, max_examples=25)
-@given(streams=st.integers(0, 3), words=st.integers(1, 6), seed=st.integers(0, 1000))
-def test_packed_streams_unpack(bits: int, streams: int, words: int, seed: int) -> None:
-    codes = random_codes(bits, streams, 16 * words, seed=seed)
-    packed = pack_streams(codes, bits)
-    assert packed.dtype == np.uint16
-    assert packed.shape == (streams, words * bits)
-    assert np.array_equal(unpack_streams(packed, bits), codes)
-
-
-@BITS
-def test_the_last_16_bits_of_packed_words_are_the_state(bits: int) -> None:
-    code = trellis_code(bits, 16)
-    codes = random_codes(bits, TILE)
-    words = pack_streams(codes, bits).astype(np.int64)
-    for place in range(TILE):
-        word, bit = divmod((place + 1) * bits, 16)
-        both = int(words[word - 1]) << 16 | int(words[word % len(words)])
-        assert code.decode(codes)[place] == code.values[both >> (16 - bit) & 0xFFFF]
 
 
 @BITS

@@ -21,6 +21,7 @@ from operator_cases import (
     CASES,
     INT8_ACTIVATIONS,
     TETRIS,
+    TRELLIS_CASES,
     UNIFORM,
     WIDE_TETRIS,
     Case,
@@ -48,7 +49,7 @@ def run_reference(model: onnx.ModelProto, **x: Any) -> Any:
     return joined(Evaluator(model).run(None, x))
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", CASES + TRELLIS_CASES, ids=str)
 def test_matmul_computes_what_the_format_says(case: Case) -> None:
     arrays, x = case.arrays(), case.x()
     wanted = matmul_reference(case, arrays, x)
@@ -71,7 +72,7 @@ def test_matmul_computes_what_the_format_says(case: Case) -> None:
             assert relative_error(found, wanted) <= limit, (run.__name__, contrib)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", CASES + TRELLIS_CASES, ids=str)
 def test_dequant_computes_what_the_format_says(case: Case) -> None:
     arrays = case.arrays()
     wanted = dequant_reference(case, arrays)
@@ -185,6 +186,39 @@ def test_oldest_and_newest_opset(
         found, wanted = run_onnxruntime(model), dequant_reference(case, arrays)
     exact = op_type == "FrameDequant" or not contrib
     assert relative_error(found, wanted) <= (1e-6 if exact else INT8_ACTIVATIONS)
+
+
+@pytest.mark.parametrize("op_type", ["FrameMatMul", "FrameDequant"])
+@pytest.mark.parametrize("contrib", [True, False])
+@pytest.mark.parametrize("opset", [13, 17, 23])
+def test_trellis_in_every_opset(op_type: Any, opset: int, contrib: bool) -> None:
+    case = Case(hadamard(100), IdentityFrame(70), 3, bias=True, trellis=True)
+    arrays, x = case.arrays(), case.x()
+    model = build_model(case.spec(op_type, contrib=contrib), arrays, x.ndim, opset)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+    if op_type == "FrameMatMul":
+        found, wanted = run_onnxruntime(model, x=x), matmul_reference(case, arrays, x)
+    else:
+        found, wanted = run_onnxruntime(model), dequant_reference(case, arrays)
+    exact = op_type == "FrameDequant" or not contrib
+    assert relative_error(found, wanted) <= (1e-6 if exact else INT8_ACTIVATIONS)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", [ir.DataType.FLOAT, ir.DataType.FLOAT16])
+@pytest.mark.parametrize("contrib", [True, False])
+def test_trellis_folds_to_8_bits(
+    bits: int, dtype: ir.DataType, contrib: bool, tmp_path: Path
+) -> None:
+    case = Case(hadamard(384), IdentityFrame(96), bits, dtype, bias=True, trellis=True)
+    model = build_model(case.spec("FrameMatMul", contrib=contrib), case.arrays(), 3)
+    run_onnxruntime(model, save_as=tmp_path / "optimized.onnx", x=case.x())
+    found = onnx.load(tmp_path / "optimized.onnx").graph.initializer
+    large = [tensor for tensor in found if math.prod(tensor.dims) >= 384 * 96 / 4]
+    byte = onnx.TensorProto.UINT8 if contrib else onnx.TensorProto.INT8
+    assert [tensor.data_type for tensor in large] == [byte]
+    assert math.prod(large[0].dims) == 384 * 96
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])

@@ -23,6 +23,7 @@ FUSION = dataclasses.replace(
     frame_in=FrameSpec("fusion", 47, 56, (7, 8, 48)),
     frame_out=FrameSpec("fusion", 32, 36, (9, 4, 32)),
 )
+TRELLIS = dataclasses.replace(SPEC, block_size=256, codebook="trellis", multiplier=16816)
 
 CHANGES: dict[str, list[Any]] = {
     "frame_in": [
@@ -56,6 +57,8 @@ CHANGES: dict[str, list[Any]] = {
     "contrib": [False],
     "splits": [(32,), (16, 16), (8, 24), (24, 8), (8, 8, 16)],
 }
+# What a trellis code leaves open.
+FREE = CHANGES.keys() - {"block_size", "group_size", "has_zero_points"}
 
 
 def changed_specs() -> list[FrameOpSpec]:
@@ -68,6 +71,9 @@ def changed_specs() -> list[FrameOpSpec]:
         SPEC,
         *(dataclasses.replace(SPEC, **{name: value}) for name, value in single),
         *(dataclasses.replace(SPEC, **dict(pair)) for pair in pairs),
+        TRELLIS,
+        *(dataclasses.replace(TRELLIS, **{name: value}) for name, value in single if name in FREE),
+        dataclasses.replace(TRELLIS, multiplier=1),
     ]
 
 
@@ -76,7 +82,10 @@ def test_domain_and_version_are_those_of_the_format() -> None:
 
 
 def test_every_field_but_the_operator_is_in_the_list_of_changes() -> None:
-    assert {field.name for field in dataclasses.fields(FrameOpSpec)} == {"op_type", *CHANGES}
+    assert {field.name for field in dataclasses.fields(FrameOpSpec)} == {
+        *("op_type", "codebook", "multiplier"),
+        *CHANGES,
+    }
 
 
 def test_different_specs_have_different_overloads() -> None:
@@ -87,7 +96,7 @@ def test_different_specs_have_different_overloads() -> None:
 
 @pytest.mark.parametrize("op_type", ["FrameMatMul", "FrameDequant"])
 def test_node_tells_its_spec(op_type: Any) -> None:
-    specs = changed_specs() if op_type == "FrameMatMul" else [SPEC, FUSION]
+    specs = changed_specs() if op_type == "FrameMatMul" else [SPEC, FUSION, TRELLIS]
     for spec in (dataclasses.replace(spec, op_type=op_type) for spec in specs):
         absent = {"bias": spec.has_bias, "zero_points": spec.has_zero_points}
         inputs = [ir.Value(name=n) if absent.get(n, True) else None for n in spec.input_names()]
@@ -105,6 +114,23 @@ def test_node_of_another_domain_has_no_spec() -> None:
 def test_splits_cut_all_outputs(splits: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="of 32 outputs"):
         dataclasses.replace(SPEC, splits=splits)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"multiplier": 0},
+        {"multiplier": 1 << 16},
+        {"codebook": "scalar"},
+        {"block_size": 128},
+        {"has_zero_points": True},
+        {"group_size": 128, "frame_in": FrameSpec("identity", 257, 257)},
+    ],
+    ids=str,
+)
+def test_what_no_trellis_code_has_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"no (trellis|scalar) code"):
+        dataclasses.replace(TRELLIS, **change)
 
 
 def test_equal_specs_have_equal_overloads() -> None:
@@ -156,6 +182,11 @@ def test_attributes_are_those_of_the_format() -> None:
         "accuracy": "fast",
     }
     assert SPEC.attributes() == attributes
+    assert TRELLIS.attributes() == attributes | {
+        "block_size": 256,
+        "codebook": "trellis",
+        "multiplier": 16816,
+    }
     grouped = dataclasses.replace(SPEC, group_size=128)
     assert grouped.attributes() == attributes | {"group_size": 128}
     assert FUSION.attributes() == attributes | {
