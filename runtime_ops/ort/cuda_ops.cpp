@@ -37,6 +37,7 @@ class CudaNode : public Node {
       : Node(api, NodeInfo(api, info)),
         kernels_(attributes_),
         tables_(api) {
+    if (operator_.is_trellis()) throw std::invalid_argument("no CUDA kernel of trellis codes");
     if (kernels_.table_bytes() > 0) {
       check(api, api.KernelInfoGetAllocator(info, OrtMemTypeDefault, &tables_.allocator));
       check(api, api.AllocatorAlloc(tables_.allocator, kernels_.table_bytes(), &tables_.data));
@@ -64,7 +65,7 @@ class CudaNode : public Node {
   template <ONNXTensorElementDataType type>
   void dequantize(OrtKernelContext* context) const {
     const RunContext run(api_, context);
-    const PackedInputs packed = read_packed(run, 0);
+    const PackedInputs packed = read_packed(run, 0, kDequantLevels);
     OrtValue* output = run.output(0, weight_shape());
     DeviceMemory scratch(api_);
     allocate(context, output, kernels_.dequantize_scratch_bytes(), scratch);

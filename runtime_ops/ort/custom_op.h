@@ -33,8 +33,9 @@ struct CustomOp : OrtCustomOp {
 };
 
 inline ONNXTensorElementDataType packed_type(size_t index) {
-  return index == kScales ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16
-                          : ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+  return index == kScales          ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16
+         : index >= kPackedInputs ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8  // levels
+                                  : ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
 }
 
 inline OrtCustomOpInputOutputCharacteristic optional_from(size_t index, size_t first) {
@@ -45,7 +46,7 @@ template <class DeviceNode, ONNXTensorElementDataType type>
 struct FrameMatMulOp : CustomOp<DeviceNode> {
   explicit FrameMatMulOp(const OrtApi* api) : CustomOp<DeviceNode>(api) {
     this->GetName = [](const OrtCustomOp*) -> const char* { return "FrameMatMul"; };
-    this->GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return kPackedInputs + 2; };
+    this->GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return kMatMulLevels + 1; };
     this->GetInputType = [](const OrtCustomOp*, size_t index) {
       return index == 0 || index == kPackedInputs + 1 ? type : packed_type(index - 1);
     };
@@ -104,7 +105,7 @@ template <class DeviceNode, ONNXTensorElementDataType type>
 struct FrameDequantOp : CustomOp<DeviceNode> {
   explicit FrameDequantOp(const OrtApi* api) : CustomOp<DeviceNode>(api) {
     this->GetName = [](const OrtCustomOp*) -> const char* { return "FrameDequant"; };
-    this->GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return kPackedInputs; };
+    this->GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return kDequantLevels + 1; };
     this->GetInputType = [](const OrtCustomOp*, size_t index) { return packed_type(index); };
     this->GetInputCharacteristic = [](const OrtCustomOp*, size_t index) {
       return optional_from(index, kZeroPoints);

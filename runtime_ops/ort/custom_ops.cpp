@@ -37,7 +37,7 @@ class CpuNode : public Node {
   template <ONNXTensorElementDataType type>
   void dequantize(OrtKernelContext* context) const {
     const RunContext run(api_, context);
-    const PackedInputs packed = read_packed(run, 0);
+    const PackedInputs packed = read_packed(run, 0, kDequantLevels);
     void* const weight = run.mutable_data(run.output(0, weight_shape()));
     SessionThreads threads(api_, context);
     operator_.dequantize(packed, static_cast<ElementOf<type>*>(weight), threads);

@@ -6,8 +6,10 @@
 
 namespace fqonnx {
 
-// Places of the packed inputs behind X, which FrameDequant does not have.
+// Places of the packed inputs behind X, which FrameDequant does not have. Behind them are the bias
+// of a FrameMatMul and, last, the levels of a trellis code.
 enum Input : size_t { kCodes, kScales, kZeroPoints, kSignsIn, kSignsOut, kPackedInputs };
+constexpr size_t kMatMulLevels = 1 + kPackedInputs + 1, kDequantLevels = kPackedInputs;
 
 inline FrameAttributes read_frame(const NodeInfo& node, const std::string& side) {
   FrameAttributes frame;
@@ -33,7 +35,11 @@ inline Attributes read_attributes(const NodeInfo& node) {
     throw std::invalid_argument("layout " + std::to_string(layout) + ", this library reads 1");
   }
   const std::string codebook = node.string("codebook");
-  if (codebook != "scalar") throw std::invalid_argument("unknown codebook \"" + codebook + "\"");
+  if (codebook != "scalar" && codebook != "trellis") {
+    throw std::invalid_argument("unknown codebook \"" + codebook + "\"");
+  }
+  attributes.trellis = codebook == "trellis";
+  attributes.multiplier = attributes.trellis ? node.integer("multiplier") : 0;
   attributes.frame_in = read_frame(node, "in");
   attributes.frame_out = read_frame(node, "out");
   attributes.bits = node.integer("bits");
@@ -71,7 +77,7 @@ class Node {
       throw std::invalid_argument("the last axis of X is not dim_in, " + std::to_string(dim_in));
     }
     for (size_t i = 0; i + 1 < shape.size(); ++i) tensors.rows *= size_t(shape[i]);
-    tensors.packed = read_packed(run, 1);
+    tensors.packed = read_packed(run, 1, kMatMulLevels);
     if (tensors.bias != nullptr) expect(run, tensors.bias, {dim_out}, "bias");
     const std::vector<size_t>& splits = operator_.splits();
     if (run.output_count() != splits.size()) {
@@ -111,17 +117,25 @@ class Node {
     return run.data<uint8_t>(value);
   }
 
-  PackedInputs read_packed(const RunContext& run, size_t first) const {
+  PackedInputs read_packed(const RunContext& run, size_t first, size_t levels_index) const {
     const size_t rows = operator_.frame_out().num_vectors();
     const OrtValue *codes = run.input(first + kCodes), *scales = run.input(first + kScales);
     const OrtValue* zero_points = run.input(first + kZeroPoints);
-    expect(run, codes, {rows, operator_.blocks(), operator_.block_bytes()}, "codes");
+    const OrtValue* levels = run.input(levels_index);
+    expect(run, codes, {operator_.code_rows(), operator_.blocks(), operator_.block_bytes()}, "codes");
     expect(run, scales, {rows, operator_.groups()}, "scales");
     if (zero_points) expect(run, zero_points, {rows, operator_.groups()}, "zero_points");
+    if (operator_.is_trellis()) {
+      expect(run, levels, {kLevels}, "levels");
+      if (zero_points) throw std::invalid_argument("a trellis code has no zero_points");
+    } else if (levels) {
+      throw std::invalid_argument("scalar codes have no levels");
+    }
     return {run.data<uint8_t>(codes), run.data<uint16_t>(scales),
             zero_points ? run.data<uint8_t>(zero_points) : nullptr,
             read_signs(run, first + kSignsIn, operator_.frame_in(), "signs_in"),
-            read_signs(run, first + kSignsOut, operator_.frame_out(), "signs_out")};
+            read_signs(run, first + kSignsOut, operator_.frame_out(), "signs_out"),
+            levels ? run.data<int8_t>(levels) : nullptr};
   }
 
   const OrtApi& api_;

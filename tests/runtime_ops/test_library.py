@@ -219,7 +219,7 @@ def test_weights_at_any_byte_of_a_file(tmp_path: Path, group_size: int | None, r
 
 SPOILED: list[tuple[str, Any, str]] = [
     ("layout", 2, "layout 2"),
-    ("codebook", "trellis", "codebook"),
+    ("codebook", "lattice", "codebook"),
     ("frame_in", "wavelet", "unknown frame"),
     ("bits", 5, "bits 5"),
     ("bits", 0, "bits 0"),

@@ -1,4 +1,5 @@
 #include "vector_avx2.h"
+#include "tile_avx2.h"
 
 #include "instruction_set.h"
 

@@ -1,4 +1,5 @@
 #include "vector_avx512.h"
+#include "tile_avx512.h"
 
 #include "instruction_set.h"
 

@@ -9,6 +9,7 @@ extern const Kernels kPortable;
 #ifdef FQONNX_X86
 extern const Kernels kAvx2;
 extern const Kernels kAvx512;
+extern const Kernels kAvx512Vbmi;
 #endif
 
 namespace {
@@ -17,12 +18,14 @@ const Kernels& choose() {
   const char* wanted = std::getenv("FQONNX_INSTRUCTION_SET");
   if (wanted != nullptr && std::strcmp(wanted, kPortable.name) == 0) return kPortable;
 #ifdef FQONNX_X86
-  const bool best = wanted == nullptr || std::strcmp(wanted, kAvx2.name) != 0;
+  const auto may = [&](const Kernels& set) {
+    return wanted == nullptr || std::strcmp(wanted, set.name) != 0;
+  };
   __builtin_cpu_init();
-  if (best && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+  if (may(kAvx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vnni")) {
-    return kAvx512;
+    return may(kAvx512) && __builtin_cpu_supports("avx512vbmi") ? kAvx512Vbmi : kAvx512;
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
       __builtin_cpu_supports("f16c")) {

@@ -1,5 +1,5 @@
-// All kernels of one instruction set. A source file includes its Vector first and then this, and is
-// compiled with that set's flags; everything here has internal linkage, so that no function of one
+// All kernels of one instruction set. A source file includes its Vector and TileDecoder first and then this, and
+// is compiled with that set's flags; everything here has internal linkage, so that no function of one
 // set can stand in for that of another.
 #pragma once
 
@@ -13,6 +13,7 @@
 #include "half.h"
 #include "kernels.h"
 #include "scratch.h"
+#include "tile.h"
 
 // These need the Vector.
 #include "transforms.h"

@@ -12,6 +12,12 @@
 
 namespace fqonnx {
 
+// A tile of trellis codes (docs/trellis.md).
+constexpr size_t kTileOutputs = 64, kTileColumns = 4;
+constexpr size_t kLevels = 64;
+constexpr int kLevelOffset = 128;  // makes levels unsigned
+constexpr float kLevelUnit = 1.0f / 64;
+
 // Packed coefficients as docs/format.md lays them out; nothing here owns memory.
 struct PackedWeight {
   const uint8_t* codes;        // (rows, blocks, block_size·bits/8)
@@ -22,6 +28,9 @@ struct PackedWeight {
   size_t bits;
   size_t block_size;
   size_t group_size;  // 0: one scale a row
+  // Of a trellis code, whose tiles are (⌈rows/64⌉, tiles, tile_bytes); null for scalar codes.
+  const int8_t* levels;
+  uint16_t multiplier;
 
   FQONNX_INLINE size_t groups() const {
     return group_size ? (columns + group_size - 1) / group_size : 1;
@@ -29,16 +38,24 @@ struct PackedWeight {
   FQONNX_INLINE size_t row_bytes() const {
     return (columns + block_size - 1) / block_size * (block_size * bits / 8);
   }
-  // The weight of the outputs first … first + count − 1.
+  FQONNX_INLINE size_t tiles() const { return (columns + kTileColumns - 1) / kTileColumns; }
+  FQONNX_INLINE size_t tile_bytes() const { return kTileOutputs * kTileColumns * bits / 8; }
+  // The tiles of the outputs around `row`.
+  FQONNX_INLINE const uint8_t* tiles_of(size_t row) const {
+    return codes + row / kTileOutputs * tiles() * tile_bytes();
+  }
+  // The weight of the outputs first … first + count − 1, at whose first a tile begins.
   PackedWeight part(size_t first, size_t count) const {
     PackedWeight result = *this;
     result.rows = count;
-    result.codes += first * row_bytes();
+    result.codes = levels ? tiles_of(first) : codes + first * row_bytes();
     result.scales += first * groups();
     if (zero_points) result.zero_points += first * groups();
     return result;
   }
+  // What the bytes of an unpacked panel are too large by.
   FQONNX_INLINE float offset(size_t row, size_t group) const {
+    if (levels) return kLevelOffset;
     return zero_points ? zero_points[row * groups() + group] : ((1u << bits) - 1) * 0.5f;
   }
 };
@@ -103,7 +120,7 @@ struct Kernels {
 };
 
 // The best that this processor has, but none above what FQONNX_INSTRUCTION_SET names: portable,
-// avx2 or avx512.
+// avx2, avx512 or avx512vbmi.
 const Kernels& kernels();
 
 }  // namespace fqonnx

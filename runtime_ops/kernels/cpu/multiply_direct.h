@@ -226,6 +226,14 @@ void multiply_segmented_rows(const PackedWeight& weight, const Activations& x, s
 
 void multiply_direct(const PackedWeight& weight, const Activations& x, size_t first, size_t last,
                      float* y) {
+  if (weight.levels) {
+    switch (weight.bits) {
+      case 1: return multiply_tiles<1>(weight, x, first, last, y);
+      case 2: return multiply_tiles<2>(weight, x, first, last, y);
+      case 3: return multiply_tiles<3>(weight, x, first, last, y);
+      default: return multiply_tiles<4>(weight, x, first, last, y);
+    }
+  }
   const bool segmented = x.segment_size != 0;
   const auto several = segmented ? multiply_segmented_rows<kCount> : multiply_rows<kCount>;
   const auto single = segmented ? multiply_segmented_rows<1> : multiply_rows<1>;

@@ -13,6 +13,7 @@ namespace {
 constexpr size_t kDirectOutputs = 64;  // of a task
 constexpr size_t kPanelRows = 192;     // of activations that share a panel
 constexpr size_t kMaxSplits = 64;
+constexpr size_t kMostTrellisColumns = 1 << 16;  // whose products, below 2^15, 32 bits can add
 constexpr size_t kMaxRows = 4096;      // at once, which bounds the memory that threads keep
 
 const float* as_floats(const Kernels&, const float* x, size_t, float*) { return x; }
@@ -67,6 +68,21 @@ void multiply(const Kernels& kernels, const std::vector<Part>& parts, const Acti
     });
   }
 }
+
+void check_trellis(const Attributes& a) {
+  const auto refuse = [](const std::string& what) { throw std::invalid_argument(what); };
+  if (a.block_size != int64_t(kTileOutputs * kTileColumns)) {
+    refuse("block_size " + std::to_string(a.block_size) + " of a trellis code, expected 256");
+  }
+  if (a.multiplier < 0 || a.multiplier > 0xffff) {
+    refuse("multiplier " + std::to_string(a.multiplier) + ", expected 16 bits");
+  }
+  for (size_t i = 0; i + 1 < a.splits.size(); ++i) {
+    if (a.splits[i] % int64_t(kTileOutputs) != 0) {
+      refuse("splits of a trellis code must be multiples of 64, but for the last");
+    }
+  }
+}
 }  // namespace
 
 FrameOperator::FrameOperator(const Attributes& a)
@@ -75,14 +91,19 @@ FrameOperator::FrameOperator(const Attributes& a)
       bits_(size_t(a.bits)),
       block_size_(size_t(a.block_size)),
       group_size_(size_t(a.group_size)),
+      trellis_(a.trellis),
+      multiplier_(uint16_t(a.multiplier)),
       accuracy_(a.accuracy) {
   const auto refuse = [](const std::string& what) { throw std::invalid_argument(what); };
   if (a.bits < 1 || a.bits > 4) refuse("bits " + std::to_string(a.bits) + ", expected 1 to 4");
-  if (a.block_size != 16 && a.block_size != 32 && a.block_size != 64 && a.block_size != 128) {
+  if (a.trellis) {
+    check_trellis(a);
+  } else if (a.block_size != 16 && a.block_size != 32 && a.block_size != 64 && a.block_size != 128) {
     refuse("block_size " + std::to_string(a.block_size) + ", expected 16, 32, 64 or 128");
   }
-  if (a.group_size != 0 && a.group_size != 128) {
-    refuse("group_size " + std::to_string(a.group_size) + ", expected 0 or 128");
+  if (a.group_size != 0 && (a.trellis || a.group_size != 128)) {
+    refuse("group_size " + std::to_string(a.group_size) + ", expected 0" +
+           (a.trellis ? "" : " or 128"));
   }
   int64_t rest = a.frame_out.dim;
   for (const int64_t columns : a.splits) {
@@ -98,8 +119,13 @@ FrameOperator::FrameOperator(const Attributes& a)
   }
 }
 
+size_t FrameOperator::code_rows() const {
+  const size_t rows = frame_out_.num_vectors();
+  return trellis_ ? (rows + kTileOutputs - 1) / kTileOutputs : rows;
+}
 size_t FrameOperator::blocks() const {
-  return (frame_in_.num_vectors() + block_size_ - 1) / block_size_;
+  const size_t columns = trellis_ ? kTileColumns : block_size_;
+  return (frame_in_.num_vectors() + columns - 1) / columns;
 }
 size_t FrameOperator::block_bytes() const { return block_size_ * bits_ / 8; }
 size_t FrameOperator::groups() const { return packed({}).groups(); }
@@ -112,7 +138,9 @@ PackedWeight FrameOperator::packed(const PackedInputs& inputs) const {
           frame_in_.num_vectors(),
           bits_,
           block_size_,
-          group_size_};
+          group_size_,
+          trellis_ ? inputs.levels : nullptr,
+          multiplier_};
 }
 
 template <class Element>
@@ -141,7 +169,9 @@ void FrameOperator::matmul_part(const Element* x, size_t rows, const PackedInput
   activations.columns = weight.columns;
   activations.digits = accuracy_ == Accuracy::kExact ? 3 : 1;
   // A row has one scale where its coefficients are of one size, whatever x is.
-  activations.segment_size = weight.group_size || !frame_in_.spreads() ? kSegment : 0;
+  const bool overflows = trellis_ && weight.columns > kMostTrellisColumns;
+  activations.segment_size =
+      weight.group_size || !frame_in_.spreads() || overflows ? kSegment : 0;
   kernels.plan(weight, activations);
   const size_t segments = activations.segments();
   const size_t digits = activations.planes * activations.digits;

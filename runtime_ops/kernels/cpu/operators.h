@@ -13,12 +13,14 @@ namespace fqonnx {
 
 enum class Accuracy { kExact, kFast };
 
-// The attributes of a node of layout 1 and codebook "scalar".
+// The attributes of a node of layout 1.
 struct Attributes {
   FrameAttributes frame_in, frame_out;
   int64_t bits, block_size, group_size;
   Accuracy accuracy;
   std::vector<int64_t> splits;  // columns of each output; empty: one of dim_out
+  bool trellis = false;        // the codebook; else scalar
+  int64_t multiplier = 0;      // of a trellis code
 };
 
 // The packed inputs of a node; null where an optional one is absent.
@@ -28,6 +30,7 @@ struct PackedInputs {
   const uint8_t* zero_points;
   const uint8_t* signs_in;
   const uint8_t* signs_out;
+  const int8_t* levels = nullptr;  // where the codebook is "trellis"
 };
 
 class FrameOperator {
@@ -37,7 +40,9 @@ class FrameOperator {
 
   const Frame& frame_in() const { return frame_in_; }
   const Frame& frame_out() const { return frame_out_; }
+  bool is_trellis() const { return trellis_; }
   // Extents of the inputs.
+  size_t code_rows() const;
   size_t blocks() const;
   size_t block_bytes() const;
   size_t groups() const;
@@ -64,6 +69,8 @@ class FrameOperator {
   size_t bits_;
   size_t block_size_;
   size_t group_size_;
+  bool trellis_;
+  uint16_t multiplier_;
   Accuracy accuracy_;
   std::vector<size_t> splits_;
 };

@@ -98,13 +98,32 @@ void unpack_bits(const PackedWeight& weight, size_t row, size_t count, uint8_t* 
   }
 }
 
+template <int bits>
+void unpack_tiles(const PackedWeight& weight, size_t row, uint8_t* panel) {
+  const TileDecoder<bits> decoder(weight);
+  const uint8_t* tiles = weight.tiles_of(row);
+  const size_t part = row % kTileOutputs / Vector::kLanes;
+  for (size_t t = 0; t < weight.tiles(); ++t) {
+    const auto quads = decoder.decode(tiles + t * weight.tile_bytes(), part);
+    Vector::store(panel + t * Vector::kBytes, Vector::ints(quads));
+  }
+}
+
 // Columns of a panel: a whole number of vectors of packed bytes.
 size_t panel_columns(const PackedWeight& weight) {
   return round_up(weight.columns, Vector::kBytes * fields(weight));
 }
 
-// Rows from `row` on, `count` of them and zeros up to kLanes: (panel_columns/4, kLanes, 4).
+// Rows from `row` on, `count` of them and anything up to kLanes: (panel_columns/4, kLanes, 4).
 void unpack_panel(const PackedWeight& weight, size_t row, size_t count, uint8_t* panel) {
+  if (weight.levels) {
+    switch (weight.bits) {
+      case 1: return unpack_tiles<1>(weight, row, panel);
+      case 2: return unpack_tiles<2>(weight, row, panel);
+      case 3: return unpack_tiles<3>(weight, row, panel);
+      default: return unpack_tiles<4>(weight, row, panel);
+    }
+  }
   switch (weight.bits) {
     case 1: return unpack_bits<1>(weight, row, count, panel);
     case 2: return unpack_bits<2>(weight, row, count, panel);
@@ -113,11 +132,27 @@ void unpack_panel(const PackedWeight& weight, size_t row, size_t count, uint8_t*
   }
 }
 
+float scale_of(const PackedWeight& weight, size_t row, size_t group) {
+  const float scale = half_to_float(weight.scales[row * weight.groups() + group]);
+  return weight.levels ? scale * kLevelUnit : scale;
+}
+
+void dequantize_tiles(const PackedWeight& weight, size_t row, float* out) {
+  const uint8_t* tiles = weight.tiles_of(row);
+  const float scale = scale_of(weight, row, 0);
+  for (size_t i = 0; i < weight.columns; ++i) {
+    const uint8_t* tile = tiles + i / kTileColumns * weight.tile_bytes();
+    const size_t code = row % kTileOutputs * kTileColumns + i % kTileColumns;
+    out[i] = scale * level_of(tile, weight.bits, code, weight.levels, weight.multiplier);
+  }
+}
+
 void dequantize_row(const PackedWeight& weight, size_t row, float* out) {
+  if (weight.levels) return dequantize_tiles(weight, row, out);
   const size_t groups = weight.groups();
   const size_t size = weight.group_size ? weight.group_size : weight.columns;
   for (size_t g = 0; g < groups; ++g) {
-    const float scale = half_to_float(weight.scales[row * groups + g]);
+    const float scale = scale_of(weight, row, g);
     const float offset = weight.offset(row, g);
     const size_t end = (g + 1) * size < weight.columns ? (g + 1) * size : weight.columns;
     for (size_t first = g * size; first < end;) {

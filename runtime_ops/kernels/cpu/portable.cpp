@@ -1,4 +1,5 @@
 #include "vector_portable.h"
+#include "tile_portable.h"
 
 #include "instruction_set.h"
 

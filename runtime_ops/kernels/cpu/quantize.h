@@ -6,12 +6,15 @@ namespace {
 
 size_t round_up(size_t size, size_t to) { return (size + to - 1) / to * to; }
 
-// Fields of a byte of codes; unpacked together, the two planes of 3 bits are in plain order.
-size_t fields(const PackedWeight& weight) { return weight.bits == 3 ? 1 : 8 / weight.bits; }
+// Fields of a byte of codes; unpacked together, the two planes of 3 bits are in plain order, and so
+// are tiles.
+size_t fields(const PackedWeight& weight) {
+  return weight.bits == 3 || weight.levels ? 1 : 8 / weight.bits;
+}
 
 void plan(const PackedWeight& weight, Activations& x) {
   x.direct = x.rows * x.digits <= Vector::kDirectRows;
-  x.planes = x.direct && weight.bits == 3 ? 2 : 1;
+  x.planes = x.direct && weight.bits == 3 && !weight.levels ? 2 : 1;
   x.stride = round_up(weight.columns, Vector::kBytes * 8);
   // Not a power of two: rows of a tile would meet in the same lines of the cache.
   if (!x.direct) x.stride += 64;
@@ -93,7 +96,7 @@ Segment quantize_segment(const float* x, size_t size, const Activations& to, int
 
 void quantize(const PackedWeight& weight, const float* x, size_t row, Activations& to) {
   thread_local Scratch scratch;
-  const bool in_place = !to.direct && fields(weight) == 1;
+  const bool in_place = (!to.direct || weight.levels) && fields(weight) == 1;
   const size_t first = row * to.digits * to.stride;
   int8_t* plain = in_place ? to.integers + first : scratch.get<int8_t>(to.digits * to.stride);
   for (size_t d = 0; d < to.digits; ++d) {

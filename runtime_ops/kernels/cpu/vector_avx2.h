@@ -64,10 +64,17 @@ struct Vector {
     std::memcpy(&x, p, 4);
     return _mm256_set1_epi32(x);
   }
-  // Codes are at most 15: the sums of two products fit into 16 bits.
+  // Sums of two products with at most 15 fit into 16 bits.
   static Ints dot(Ints sum, Bytes u, Ints s) {
     const __m256i pairs = _mm256_maddubs_epi16(u, s);
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  }
+  static Ints dot_wide(Ints sum, Bytes u, Ints s) {
+    const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(s, 8), 8);
+    const __m256i odd = _mm256_srai_epi16(s, 8);
+    sum = _mm256_add_epi32(
+        sum, _mm256_madd_epi16(_mm256_and_si256(u, _mm256_set1_epi16(0xff)), even));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_srli_epi16(u, 8), odd));
   }
   static int32_t total(Ints x) {
     __m128i y = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
@@ -182,7 +189,8 @@ struct Vector {
   template <int bits>
   static Shorts repeat(Shorts x, size_t part) {
     constexpr int kCount = 16 >> bits;  // lanes that are wanted, within one half
-    const __m256i half = _mm256_permute2x128_si256(x, x, part * kCount < 8 ? 0x00 : 0x11);
+    const __m256i half = part * kCount < 8 ? _mm256_permute2x128_si256(x, x, 0x00)
+                                           : _mm256_permute2x128_si256(x, x, 0x11);
     alignas(32) static constexpr auto kIndex = repeated_bytes<bits>();
     return _mm256_shuffle_epi8(half, load_ints(kIndex.byte[part]));
   }

@@ -57,6 +57,7 @@ struct Vector {
     return _mm512_set1_epi32(x);
   }
   static Ints dot(Ints sum, Bytes u, Ints s) { return _mm512_dpbusd_epi32(sum, u, s); }
+  static Ints dot_wide(Ints sum, Bytes u, Ints s) { return dot(sum, u, s); }
   static int32_t total(Ints x) { return _mm512_reduce_add_epi32(x); }
 
   template <int bits>

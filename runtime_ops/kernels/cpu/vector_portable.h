@@ -63,7 +63,8 @@ struct Vector {
     std::memcpy(&x, p, 4);
     return {{x, x, x, x}};
   }
-  // Adds the products of four unsigned and four signed bytes to each lane.
+  // Adds the products of four unsigned and four signed bytes to each lane. The unsigned ones are at
+  // most 15, but for dot_wide.
   static Ints dot(Ints sum, Bytes u, Ints s) {
     const Bytes signed_bytes = bytes(s);
     for (size_t i = 0; i < 16; ++i) {
@@ -71,6 +72,7 @@ struct Vector {
     }
     return sum;
   }
+  static Ints dot_wide(Ints sum, Bytes u, Ints s) { return dot(sum, u, s); }
   static int32_t total(Ints x) { return x.lane[0] + x.lane[1] + x.lane[2] + x.lane[3]; }
 
   // Codes of 1 or 2 bits, lowest first, to one byte each.
