@@ -1,6 +1,6 @@
 """The top of an HTML report as a picture, by a headless Chromium.
 
-    make demo && make report-picture
+make demo && make report-picture
 """
 
 from __future__ import annotations
