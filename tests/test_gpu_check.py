@@ -63,7 +63,9 @@ def test_page_has_a_row_for_each_time() -> None:
             "sanitizer": {"result": {"skipped": "there is none"}},
             "benchmark": {"result": [{"shape": (8, 16), "rows": 1, "cublas": time}]},
             "dequantize": {
-                "result": [{"shape": (8, 16), "bits": 2, "us": 7.0, "bytes_per_us": 2.5e6}]
+                "result": [
+                    {"shape": (8, 16), "codes": "2 bits, scalar", "us": 7.0, "bytes_per_us": 2.5e6}
+                ]
             },
         },
     }
@@ -73,7 +75,7 @@ def test_page_has_a_row_for_each_time() -> None:
     assert "| layer | rows | cublas |" in page
     assert "| 8 × 16 | 1 | 12.3 / 5.6 |" in page
     assert "| 8 × 16 | 1 | 2 | 3.0 | – |" in page
-    assert "| 8 × 16 | 2 | 7.0 | 2500 |" in page
+    assert "| 8 × 16 | 2 bits, scalar | 7.0 | 2500 |" in page
 
 
 def test_a_part_that_breaks_leaves_the_others() -> None:

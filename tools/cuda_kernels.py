@@ -15,7 +15,7 @@ from fqonnx.runtime_ops import FrameOpSpec
 ELEMENTS = {"float32": 0, "float16": 1, "bfloat16": 2}
 ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 PATHS = {"faster": 0, "fused": 1, "cuBLAS": 2}
-PACKED = ("codes", "scales", "zero_points", "signs_in", "signs_out")
+PACKED = ("codes", "scales", "zero_points", "signs_in", "signs_out", "levels")
 
 
 class Memory(Protocol):
@@ -95,6 +95,8 @@ class _Attributes(ctypes.Structure):
         ("block_size", ctypes.c_int64),
         ("group_size", ctypes.c_int64),
         ("fast", ctypes.c_int64),
+        ("trellis", ctypes.c_int64),
+        ("multiplier", ctypes.c_int64),
     )
 
 
@@ -145,6 +147,8 @@ class Kernel:
             spec.block_size,
             spec.group_size or 0,
             spec.contrib,
+            spec.codebook == "trellis",
+            spec.multiplier,
         )
         self._op = ctypes.c_void_p()
         self._call("create", ctypes.byref(attributes), ctypes.byref(self._op))

@@ -17,14 +17,17 @@ import numpy as np
 import torch
 
 from cuda_kernels import Kernel, TorchMemory
+from fqonnx.config import Codebook
 from fqonnx.frames import HadamardFrame, IdentityFrame
-from fqonnx.packing import choose_block_size, pack_signs
+from fqonnx.packing import TILE, choose_block_size, pack_signs, tile_bytes
+from fqonnx.quant.trellis import trellis_code
 from fqonnx.runtime_ops import FrameOpSpec
 
 SHAPES = ((4096, 4096), (4096, 14336), (14336, 4096), (8192, 28672))
 DEQUANT_SHAPES = ((576, 64), (4608, 512), *SHAPES)
 ROWS = (1, 4, 8, 16, 64, 128, 256, 512, 1024, 4096)
 BITS = (2, 3, 4)
+CODES = tuple(itertools.product(BITS, ("scalar", "trellis")))
 PATHS = ("fused", "cuBLAS")
 WARM_UP, RUNS = 3, 15
 
@@ -65,22 +68,33 @@ def copy_bandwidth() -> float:
 
 
 def frame_kernel(
-    library: ctypes.CDLL, shape: tuple[int, int], bits: int, *, fast: bool = True
+    library: ctypes.CDLL,
+    shape: tuple[int, int],
+    bits: int,
+    codebook: Codebook = "scalar",
+    *,
+    fast: bool = True,
 ) -> Kernel:
     """Return a layer with random codes: time does not depend on their values."""
-    frame = HadamardFrame.create(shape[0])
-    block_size = choose_block_size(frame.num_vectors)
+    frame, code = HadamardFrame.create(shape[0]), trellis_code(bits)
+    trellis = codebook == "trellis"
     spec = FrameOpSpec(
-        "FrameMatMul", frame.spec, IdentityFrame(shape[1]).spec, bits, block_size, contrib=fast
+        "FrameMatMul",
+        frame.spec,
+        IdentityFrame(shape[1]).spec,
+        bits,
+        TILE if trellis else choose_block_size(frame.num_vectors),
+        codebook=codebook,
+        multiplier=code.multiplier if trellis else 0,
+        contrib=fast,
     )
-    blocks = -(-frame.num_vectors // block_size)
-    codes = np.random.default_rng(0).integers(
-        0, 256, (shape[1], blocks, block_size * bits // 8), np.uint8
-    )
+    row_bytes = -(-frame.num_vectors // spec.block_size) * spec.block_size * bits // 8
+    size = tile_bytes(shape[1], frame.num_vectors, bits) if trellis else shape[1] * row_bytes
     arrays = {
-        "codes": codes,
+        "codes": np.random.default_rng(0).integers(0, 256, size, np.uint8),
         "scales": np.full((shape[1], 1), 0.01, np.float16),
         "signs_in": pack_signs(frame.signs.numpy()),
+        "levels": code.levels if trellis else None,
     }
     return Kernel(library, TorchMemory(), spec, arrays)
 
@@ -110,18 +124,20 @@ def measure(
         copies = min(copies_beyond_cache(num_bytes), 16)
         weights = [torch.randn(shape, dtype=torch.float16, device="cuda") for _ in range(copies)]
         kernels = {}
-        for bits in BITS:
+        for bits, codebook in CODES:
             count = min(copies_beyond_cache(num_bytes * bits // 16), 64)
-            kernels[bits] = [frame_kernel(library, shape, bits) for _ in range(count)]
+            kernels[bits, codebook] = [
+                frame_kernel(library, shape, bits, codebook) for _ in range(count)
+            ]
         for rows in all_rows:
             x = torch.randn(rows, shape[0], dtype=torch.float16, device="cuda")
             result: dict[str, Any] = {"shape": shape, "rows": rows}
             calls = [lambda w=w, x=x: x @ w for w in weights]
             result["cublas"] = {"cold": median_us(calls), "warm": median_us(calls[:1] * 8)}
-            for (bits, some), path in itertools.product(kernels.items(), PATHS):
+            for ((bits, codebook), some), path in itertools.product(kernels.items(), PATHS):
                 ours = frame_calls(some, shape, rows, path)
                 cold, warm = median_us(ours), median_us(ours[:1] * 8)
-                result[f"{bits} bits, {path}"] = {
+                result[f"{bits} bits, {codebook}, {path}"] = {
                     "cold": cold,
                     "warm": warm,
                     "code_bytes_per_us": num_bytes * bits / 16 / cold,
@@ -136,11 +152,11 @@ def measure_dequantize(
 ) -> list[dict[str, Any]]:
     """Return the time of each weight in float16, and the bytes of codes and weight in a µs."""
     results = []
-    for shape, bits in itertools.product(shapes, BITS):
+    for shape, (bits, codebook) in itertools.product(shapes, CODES):
         num_bytes = 2 * shape[0] * shape[1]
         count = min(copies_beyond_cache(num_bytes), 64)
         weights = torch.empty(count, *shape, dtype=torch.float16, device="cuda")
-        kernel = frame_kernel(library, shape, bits)
+        kernel = frame_kernel(library, shape, bits, codebook)
         scratch = kernel.dequantize_scratch()
 
         def call(weight: torch.Tensor, kernel: Kernel = kernel, scratch: Any = scratch) -> None:
@@ -148,5 +164,6 @@ def measure_dequantize(
 
         us = median_us([lambda weight=weight, call=call: call(weight) for weight in weights])
         moved = num_bytes + num_bytes * bits / 16
-        results.append({"shape": shape, "bits": bits, "us": us, "bytes_per_us": moved / us})
+        codes = f"{bits} bits, {codebook}"
+        results.append({"shape": shape, "codes": codes, "us": us, "bytes_per_us": moved / us})
     return results

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import itertools
 import json
 import platform
 import shutil
@@ -54,9 +55,9 @@ def check_matrix(library: ctypes.CDLL, memory: Memory, *, quick: bool) -> dict[s
 def check_graph(library: ctypes.CDLL) -> dict[str, Any]:
     """Capture a product into a CUDA graph and replay it with another x."""
     wrong = []
-    for rows in (1, 8, 33, 300, 1024, 4100):
+    for codebook, rows in itertools.product(("scalar", "trellis"), (1, 8, 33, 300, 1024, 4100)):
         shape = 4096, 1024
-        kernel = gpu_benchmark.frame_kernel(library, shape, 2)
+        kernel = gpu_benchmark.frame_kernel(library, shape, 2, codebook)
         x, other = torch.randn(2, rows, shape[0], dtype=torch.float16, device="cuda")
         y = torch.empty(rows, shape[1], dtype=torch.float16, device="cuda")
         scratch = kernel.matmul_scratch(rows, "float16")
@@ -79,8 +80,8 @@ def check_graph(library: ctypes.CDLL) -> dict[str, Any]:
         graph.replay()
         torch.cuda.synchronize()
         if not torch.equal(y, wanted):
-            wrong.append(rows)
-    return {"ok": not wrong, "rows_that_differ": wrong}
+            wrong.append((codebook, rows))
+    return {"ok": not wrong, "codes_and_rows_that_differ": wrong}
 
 
 def check_sanitizer(path: Path) -> dict[str, Any]:
@@ -144,11 +145,11 @@ def markdown(report: dict[str, Any]) -> str:
         lines += table(["layer", "rows", *names], cells)
     if isinstance(rows := parts.get("dequantize"), list):
         cells = [
-            [" × ".join(map(str, r["shape"])), str(r["bits"]), f"{r['us']:.1f}", gigabytes(r)]
+            [" × ".join(map(str, r["shape"])), r["codes"], f"{r['us']:.1f}", gigabytes(r)]
             for r in rows
         ]
         lines += ["", "FrameDequant to float16, each time to another place.", ""]
-        lines += table(["weight", "bits", "µs", "GB/s of codes and weight"], cells)
+        lines += table(["weight", "codes", "µs", "GB/s of codes and weight"], cells)
     if rows := parts.get("onnxruntime", {}).get("times"):
         names = [name for name in rows[0] if name not in ("shape", "rows", "bits")]
         cells = [

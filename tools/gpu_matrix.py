@@ -11,7 +11,16 @@ import torch
 
 from cuda_kernels import ELEMENTS, Kernel, Memory, from_bits, to_bits
 from fqonnx.frames import Frame, FusionFrame, HadamardFrame, HarmonicFrame, IdentityFrame
-from fqonnx.packing import choose_block_size, pack_codes, pack_signs
+from fqonnx.packing import (
+    TILE,
+    TILE_COLUMNS,
+    TILE_ROWS,
+    choose_block_size,
+    pack_codes,
+    pack_signs,
+    pack_tiles,
+)
+from fqonnx.quant.trellis import trellis_code
 from fqonnx.runtime_ops import FrameOpSpec
 
 ROWS = (1, 2, 3, 7, 8, 9, 16, 17, 33, 64, 65, 130, 257, 1024, 1025, 4096)
@@ -27,6 +36,7 @@ class Layer:
     bits: int
     zero_points: bool = False
     group_size: int | None = None
+    trellis: bool = False
 
     def __str__(self) -> str:
         frames = "-".join(
@@ -34,7 +44,8 @@ class Layer:
             for frame in (self.frame_in, self.frame_out)
         )
         groups = f"-group{self.group_size}" if self.group_size else ""
-        return f"{frames}-{self.bits}bit{groups}" + "-zp" * self.zero_points
+        trellis = "-trellis" * self.trellis
+        return f"{frames}-{self.bits}bit{trellis}{groups}" + "-zp" * self.zero_points
 
     @property
     def spec(self) -> FrameOpSpec:
@@ -43,14 +54,21 @@ class Layer:
             frame_in=self.frame_in.spec,
             frame_out=self.frame_out.spec,
             bits=self.bits,
-            block_size=choose_block_size(self.frame_in.num_vectors),
+            block_size=TILE if self.trellis else choose_block_size(self.frame_in.num_vectors),
             group_size=self.group_size,
             has_zero_points=self.zero_points,
+            codebook="trellis" if self.trellis else "scalar",
+            multiplier=trellis_code(self.bits).multiplier if self.trellis else 0,
             contrib=False,
         )
 
     def packed(self) -> tuple[dict[str, np.ndarray | None], torch.Tensor]:
         """Return the packed inputs, and Ĉ in float64."""
+        arrays, coeffs = self._tiles() if self.trellis else self._blocks()
+        signs = {"signs_in": _signs(self.frame_in), "signs_out": _signs(self.frame_out)}
+        return arrays | signs, torch.from_numpy(coeffs.T.copy())
+
+    def _blocks(self) -> tuple[dict[str, np.ndarray | None], np.ndarray]:
         rng = np.random.default_rng(self.frame_in.dim)
         rows, columns = self.frame_out.num_vectors, self.frame_in.num_vectors
         codes = rng.integers(0, 1 << self.bits, (rows, columns), np.uint8)
@@ -60,14 +78,28 @@ class Layer:
         offset = zeros.astype(float) if self.zero_points else np.full(scales.shape, 0.0)
         offset = offset if self.zero_points else offset + (2**self.bits - 1) / 2
         coeffs = (codes - offset[:, group]) * scales[:, group].astype(float)
-        arrays: dict[str, np.ndarray | None] = {
-            "codes": pack_codes(codes, self.bits, self.spec.block_size),
-            "scales": scales,
-            "zero_points": zeros if self.zero_points else None,
-            "signs_in": _signs(self.frame_in),
-            "signs_out": _signs(self.frame_out),
-        }
-        return arrays, torch.from_numpy(coeffs.T.copy())
+        packed = pack_codes(codes, self.bits, self.spec.block_size)
+        zero_points = zeros if self.zero_points else None
+        return {"codes": packed, "scales": scales, "zero_points": zero_points}, coeffs
+
+    def _tiles(self) -> tuple[dict[str, np.ndarray | None], np.ndarray]:
+        rng = np.random.default_rng(self.frame_in.dim)
+        rows, columns = self.frame_out.num_vectors, self.frame_in.num_vectors
+        strips, tiles = -(-rows // TILE_ROWS), -(-columns // TILE_COLUMNS)
+        streams = rng.integers(0, 1 << self.bits, (strips, tiles, TILE), np.uint8)
+        scales = rng.uniform(0.5, 1.5, (rows, 1)).astype(np.float16)
+        code = trellis_code(self.bits)
+        levels = _by_rows(code.decode(streams))[:rows, :columns]
+        packed = pack_tiles(_by_rows(streams), self.bits)
+        arrays = {"codes": packed, "scales": scales, "levels": code.levels}
+        return arrays, levels * scales.astype(float) / 64
+
+
+def _by_rows(streams: np.ndarray) -> np.ndarray:
+    """Return what is in closed streams (strips, tiles, 256) by rows and columns of codes."""
+    strips, tiles, _ = streams.shape
+    blocks = streams.reshape(strips, tiles, TILE_ROWS, TILE_COLUMNS).swapaxes(1, 2)
+    return blocks.reshape(strips * TILE_ROWS, tiles * TILE_COLUMNS)
 
 
 def _signs(frame: Frame) -> np.ndarray | None:
@@ -84,16 +116,19 @@ def layers(*, quick: bool) -> list[Layer]:
         (FusionFrame.create(100, 1.2), FusionFrame.create(41, 1.1)),
         (HarmonicFrame(131, 400), HarmonicFrame(24, 48)),
     )
+    kinds = ({}, {"zero_points": True, "group_size": 128}, {"trellis": True})
     found = [
-        Layer(*pair, bits, zero_points=zero_points, group_size=group_size)
-        for pair in pairs
-        for bits in (1, 2, 3, 4)
-        for zero_points, group_size in ((False, None), (True, 128))
+        Layer(*pair, bits, **kind) for pair in pairs for bits in (1, 2, 3, 4) for kind in kinds
     ]
     if quick:
-        return found[:: len(found) // 10]
+        return found[::7]  # of each kind some
     wide = (HadamardFrame.create(dim) for dim in (4096, 11008, 28672, 32768))
-    return found + [Layer(frame, IdentityFrame(96), bits) for frame in wide for bits in (2, 3)]
+    return found + [
+        Layer(frame, IdentityFrame(96), bits, trellis=trellis)
+        for frame in wide
+        for bits in (2, 3)
+        for trellis in (False, True)
+    ]
 
 
 def check_layer(

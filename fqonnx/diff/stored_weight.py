@@ -126,7 +126,7 @@ def _trellis(layer: CompiledLayer, packed: _Packed) -> tuple[LevelTable, Tensor]
 
 
 def _step(packed: _Packed, rows: slice) -> Tensor:
-    return torch.from_numpy(packed["scales"][rows].astype(np.float32)).T
+    return torch.tensor(packed["scales"][rows], dtype=torch.float32).T
 
 
 def stored_bytes(layer: CompiledLayer) -> int:

@@ -37,7 +37,6 @@ class CudaNode : public Node {
       : Node(api, NodeInfo(api, info)),
         kernels_(attributes_),
         tables_(api) {
-    if (operator_.is_trellis()) throw std::invalid_argument("no CUDA kernel of trellis codes");
     if (kernels_.table_bytes() > 0) {
       check(api, api.KernelInfoGetAllocator(info, OrtMemTypeDefault, &tables_.allocator));
       check(api, api.AllocatorAlloc(tables_.allocator, kernels_.table_bytes(), &tables_.data));

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,12 @@ import torch
 from cuda_kernels import ELEMENTS, PATHS, HostMemory, Kernel, from_bits, load_kernels, to_bits
 from emulated import emulated_library
 from fqonnx.frames import Frame, FusionFrame, HadamardFrame, HarmonicFrame, IdentityFrame
-from fqonnx.packing import choose_block_size, pack_codes
+from fqonnx.packing import TILE, TILE_COLUMNS, TILE_ROWS, choose_block_size, pack_codes, pack_tiles
+from fqonnx.quant.trellis import trellis_code
 from fqonnx.reference import dequantized_coeffs
 from operator_cases import (
     CASES,
+    TRELLIS_CASES,
     Arrays,
     Case,
     build_model,
@@ -70,7 +73,11 @@ def check_matmul(
 
 @pytest.mark.parametrize(
     ("case", "dtype"),
-    [(case, dtype) for i, case in enumerate(CASES) for dtype in ("float32", SHORT[i % 2])],
+    [
+        (case, dtype)
+        for i, case in enumerate(CASES + TRELLIS_CASES)
+        for dtype in ("float32", SHORT[i % 2])
+    ],
     ids=str,
 )
 def test_operators_compute_what_the_format_says(
@@ -189,6 +196,105 @@ def test_any_number_of_rows(
     check_matmul(library, case, dtype)
 
 
+def any_trellis(case: Case) -> tuple[Arrays, np.ndarray]:
+    """Return packed inputs whose codes are any, padding too, and all 16 bits of a window count; and
+    Ĉ."""
+    rng = np.random.default_rng(case.frame_in.dim)
+    rows, columns = case.frame_out.num_vectors, case.frame_in.num_vectors
+    strips, tiles = -(-rows // TILE_ROWS), -(-columns // TILE_COLUMNS)
+    code = trellis_code(case.bits, window=16)
+    streams = rng.integers(0, 1 << case.bits, (strips, tiles, TILE), np.uint8)
+
+    def placed(numbers: np.ndarray) -> np.ndarray:
+        blocks = numbers.reshape(strips, tiles, TILE_ROWS, TILE_COLUMNS).swapaxes(1, 2)
+        return blocks.reshape(strips * TILE_ROWS, tiles * TILE_COLUMNS)
+
+    scales = rng.uniform(0.5, 1.5, (rows, 1)).astype(np.float16)
+    coeffs = placed(code.decode(streams))[:rows, :columns] / 64 * scales.astype(float)
+    packed = {"codes": pack_tiles(placed(streams), case.bits), "levels": code.levels}
+    return case.arrays() | packed | {"scales": scales}, coeffs.T
+
+
+@pytest.mark.parametrize("dtype", ELEMENTS)
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("dim", "dim_out", "rows"),
+    [
+        (3, 1, 4),
+        (1, 63, 2),
+        (5, 65, 3),
+        (64, 64, 8),
+        (257, 130, 9),
+        (600, 65, 16),
+        (66, 65, 17),
+        (130, 1, 64),
+        (68, 129, 130),
+        (2100, 33, 1),
+        (5000, 64, 5),
+    ],
+)
+def test_trellis_of_any_codes(
+    library: ctypes.CDLL, dim: int, dim_out: int, rows: int, bits: int, dtype: str
+) -> None:
+    case = Case(
+        IdentityFrame(dim), IdentityFrame(dim_out), bits, bias=True, trellis=True, batch=(rows,)
+    )
+    arrays, coeffs = any_trellis(case)
+    multiplier = trellis_code(bits, window=16).multiplier
+    spec = replace(case.spec("FrameMatMul", contrib=False), multiplier=multiplier)
+    kernel = Kernel(library, HostMemory(), spec, arrays)
+    x, bias = rounded(case.x(), dtype), rounded(arrays["bias"], dtype)
+    wanted = x.astype(float) @ coeffs + bias
+    naive = rounded(x @ rounded(coeffs, dtype).astype(np.float32) + bias, dtype)
+    limit = 2 * relative_error(naive, wanted) + EPS[dtype]
+    for path in ("faster", "fused"):
+        kernel.force(path)
+        (found,) = kernel.run_matmul(x, dtype, bias)
+        assert relative_error(found, wanted) <= limit
+    np.testing.assert_array_equal(kernel.run_matmul(x, dtype, bias)[0], found)
+    assert relative_error(kernel.run_dequantize(dtype), coeffs) <= EPS[dtype]
+
+
+def test_trellis_codes_go_to_cublas_from_nine_rows_on(library: ctypes.CDLL) -> None:
+    case = Case(hadamard(64), IdentityFrame(64), 2, trellis=True)
+    kernel = Kernel(library, HostMemory(), case.spec("FrameMatMul", contrib=False), case.arrays())
+    for dtype in ELEMENTS:
+        sizes = {}
+        for path in ("faster", "fused", "cuBLAS"):
+            kernel.force(path)
+            sizes[path] = [len(kernel.matmul_scratch(rows, dtype)) for rows in (8, 9)]
+        assert sizes["faster"] == [sizes["fused"][0], sizes["cuBLAS"][1]]
+        assert (sizes["fused"] != sizes["cuBLAS"]) == (dtype in SHORT)
+
+
+def test_trellis_fast_is_as_exact_as_eight_bits(library: ctypes.CDLL) -> None:
+    for rows in (3, 20):
+        case = Case(hadamard(384), IdentityFrame(40), 2, trellis=True, batch=(rows,))
+        spec = case.spec("FrameMatMul", contrib=True)
+        found = Kernel(library, HostMemory(), spec, case.arrays()).run_matmul(case.x(), "float32")
+        wanted = matmul_reference(case, case.arrays(), case.x())
+        assert 1e-4 < relative_error(found[0], wanted) < 5e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bits": 5}, "bits 5"),
+        ({"block_size": 128}, "block_size 128"),
+        ({"group_size": 128}, "group_size 128"),
+        ({"multiplier": 65536}, "multiplier 65536"),
+    ],
+)
+def test_trellis_refuses_what_layout_1_does_not_have(
+    library: ctypes.CDLL, change: dict[str, int], message: str
+) -> None:
+    spec = Case(hadamard(200), IdentityFrame(24), 2, trellis=True).spec("FrameMatMul", contrib=True)
+    for name, value in change.items():
+        object.__setattr__(spec, name, value)  # what a spec itself refuses
+    with pytest.raises(RuntimeError, match=message):
+        Kernel(library, HostMemory(), spec, {})
+
+
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
 @pytest.mark.parametrize("dim", [131, 200, 1000])
 @pytest.mark.parametrize("rows", [1, 20])
@@ -265,11 +371,14 @@ def test_fast_is_as_exact_as_eight_bits(library: ctypes.CDLL) -> None:
     assert 1e-4 < relative_error(kernel.run_matmul(case.x(), "float32")[0], wanted) < 5e-3
 
 
+@pytest.mark.parametrize("trellis", [False, True], ids=["scalar", "trellis"])
 @pytest.mark.parametrize(
     ("rows", "path"), [(1, "fused"), (5, "fused"), (20, "fused"), (3, "cuBLAS")]
 )
-def test_several_outputs_share_one_transform(library: ctypes.CDLL, rows: int, path: str) -> None:
-    case = Case(hadamard(200), IdentityFrame(200), 2, bias=True, batch=(rows,))
+def test_several_outputs_share_one_transform(
+    library: ctypes.CDLL, rows: int, path: str, trellis: bool
+) -> None:
+    case = Case(hadamard(200), IdentityFrame(200), 2, bias=True, trellis=trellis, batch=(rows,))
     arrays, x = case.arrays(), case.x()
     kernel = Kernel(library, HostMemory(), case.spec("FrameMatMul", contrib=False), arrays)
     kernel.force(path)

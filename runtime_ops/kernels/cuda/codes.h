@@ -18,7 +18,8 @@ constexpr uint32_t kGroup = 128;   // codes that share a scale, if not all of a 
 constexpr uint32_t kHalfPairs = 16;  // of codes: half a lane's share of a step
 constexpr uint32_t kQuad = 8;      // activations that a lane loads at once, for two tensor products
 
-// Weight rows as docs/format.md lays them out.
+// Weight rows as docs/format.md lays them out. Those of a trellis code have levels, one scale, and
+// are in tiles, whole words at multiples of 16 bytes.
 struct Weight {
   const uint8_t* codes;
   const uint16_t* scales;
@@ -29,6 +30,8 @@ struct Weight {
   uint32_t grouped;   // whether they belong to groups of 128
   uint32_t row_bytes;
   uint32_t aligned;   // whether each lane's share of a step can be loaded at once
+  uint32_t trellis, multiplier;
+  const int8_t* levels;
 
   __host__ __device__ uint32_t steps() const { return (columns + kStep - 1) / kStep; }
   __device__ float middle() const { return 0.5f * float((1u << bits) - 1); }
@@ -49,8 +52,15 @@ __device__ constexpr uint32_t code_of_pair(uint32_t pair, uint32_t upper, uint32
   return first + (pair & ((1u << log_pairs) - 1)) + (upper << log_pairs);
 }
 
+// Which codes meet activations.
+struct Order {
+  uint32_t bits, grouped, trellis;
+};
+
 // The code that is at a place of a step; the inverse of what lanes load.
-__device__ inline uint32_t code_at_place(const Place& place, uint32_t bits, uint32_t grouped) {
+__device__ inline uint32_t code_at_place(const Place& place, const Order& order) {
+  const auto [bits, grouped, trellis] = order;
+  if (trellis) return 32 * place.quad + place.element / 4 * 16 + 4 * place.lane + place.element % 4;
   const uint32_t half = place.quad / 4, within = place.quad % 4 * kQuad + place.element;
   const uint32_t code = code_of_pair(within / 2, within % 2, bits), t = place.lane;
   return grouped ? 128 * half + 64 * (t % 2) + 32 * (t / 2) + code : 64 * t + 32 * half + code;
@@ -193,7 +203,8 @@ __device__ inline float zero_of(const Weight& weight, uint32_t row, uint32_t gro
   return float(weight.zero_points[size_t(row) * weight.groups + group]);
 }
 __device__ inline float scale_of(const Weight& weight, uint32_t row, uint32_t group) {
-  return Half::to_float(weight.scales[size_t(row) * weight.groups + group]);
+  const float scale = Half::to_float(weight.scales[size_t(row) * weight.groups + group]);
+  return weight.trellis ? scale / 64 : scale;
 }
 
 // A share whose codes become numbers, scaled: those of a lane have one scale.

@@ -1,5 +1,6 @@
 # Adds the kernels of this folder to fqonnx_ops: by nvcc, or for the host on the emulator.
-set(kernels cublas.cu cuda_operator.cu decode.cu multiply.cu strips.cu transforms.cu unpacked.cu)
+set(kernels cublas.cu cuda_operator.cu decode.cu multiply.cu strips.cu transforms.cu
+  trellis.cu unpacked.cu)
 list(TRANSFORM kernels PREPEND kernels/cuda/)
 
 if(FQONNX_CUDA STREQUAL EMULATED)

@@ -32,7 +32,11 @@ Weight weight_of(const FrameOperator& extents, const Attributes& attributes,
                  const PackedInputs& inputs) {
   const uint32_t bits = uint32_t(attributes.bits), block_size = uint32_t(attributes.block_size);
   const uint32_t row_bytes = uint32_t(extents.blocks() * extents.block_bytes());
-  const bool aligned = reinterpret_cast<uintptr_t>(inputs.codes) % 16 == 0 &&
+  const bool begins_aligned = reinterpret_cast<uintptr_t>(inputs.codes) % 16 == 0;
+  if (extents.is_trellis() && !begins_aligned) {
+    throw std::invalid_argument("codes of a trellis must be at a multiple of 16 bytes");
+  }
+  const bool aligned = begins_aligned &&
                        (bits == 3 ? block_size == 128 : row_bytes % (bits == 1 ? 8 : 16) == 0);
   return {inputs.codes,
           inputs.scales,
@@ -44,7 +48,10 @@ Weight weight_of(const FrameOperator& extents, const Attributes& attributes,
           uint32_t(extents.groups()),
           attributes.group_size != 0,
           row_bytes,
-          aligned};
+          aligned,
+          extents.is_trellis(),
+          uint32_t(attributes.multiplier),
+          inputs.levels};
 }
 
 // float16 is multiplied as such. float32 is the sum of three bfloat16, which have its range: 24
@@ -58,8 +65,7 @@ Activations activations_of(const Weight& weight, uint32_t rows, Element element,
           weight.steps(),
           split ? 3u : 1u,
           element == Element::kHalf ? Element::kHalf : Element::kBFloat16,
-          weight.bits,
-          weight.grouped};
+          {weight.bits, weight.grouped, weight.trellis}};
 }
 
 bool is_identity(const DeviceFrame& frame) { return frame.kind == DeviceFrame::kIdentity; }
@@ -96,9 +102,9 @@ void CudaOperator::force(Path path) {
 struct CudaOperator::MatmulPlan {
   Device device;
   Activations x;
-  enum { kDecode, kMultiply, kCublas } kernel;
-  ProductPlan product;          // of the first two
-  size_t unpacked_numbers;      // of the third
+  enum { kDecode, kMultiply, kTrellis, kCublas } kernel;
+  ProductPlan product;          // of all but the last
+  size_t unpacked_numbers;      // of the last
   size_t work_floats;           // of transforms that do not fit into shared memory
   size_t coefficient_floats;    // that a frame on the other side transforms
 
@@ -123,7 +129,7 @@ struct CudaOperator::MatmulPlan {
 bool CudaOperator::uses_cublas(size_t rows, Element element) const {
   if (cublas_ == nullptr || cublas_->device() != current_device().index) return false;
   if (path_ != Path::kFaster) return path_ == Path::kCublas && element != Element::kFloat;
-  return rows >= least_unpacked_rows(element);
+  return rows >= least_unpacked_rows(weight_of(extents_, attributes_, {}), element);
 }
 
 size_t CudaOperator::rows_at_once(size_t rows, Element element) const {
@@ -138,10 +144,13 @@ CudaOperator::MatmulPlan CudaOperator::plan(uint32_t rows, Element element) cons
   if (uses_cublas(rows, element)) {
     plan.kernel = MatmulPlan::kCublas;
     plan.x.tile_rows = 1;
-    plan.x.grouped = 0;  // unpacked numbers have their scales
+    plan.x.order.grouped = 0;  // unpacked numbers have their scales
     plan.unpacked.columns = plan_unpacked(weight, plan.device);
     plan.unpacked.workspace_bytes = plan.device.workspace_bytes;
     plan.unpacked_numbers = size_t(plan.unpacked.columns) * weight.steps() * kStep;
+  } else if (extents_.is_trellis()) {
+    plan.kernel = MatmulPlan::kTrellis;
+    plan.product = plan_trellis(weight, plan.x, plan.device);
   } else if (rows <= kDecodeRows) {
     plan.kernel = MatmulPlan::kDecode;
     plan.product = plan_decode(weight, plan.x, plan.device);
@@ -205,6 +214,7 @@ void CudaOperator::matmul(const void* x, Element element, size_t rows, const Pac
     switch (plan.kernel) {
       case MatmulPlan::kDecode: decode(product, plan.device, on); break;
       case MatmulPlan::kMultiply: multiply(product, plan.device, on); break;
+      case MatmulPlan::kTrellis: multiply_trellis(product, plan.device, on); break;
       case MatmulPlan::kCublas: multiply_unpacked(product, plan.unpacked, *cublas_, on);
     }
     if (straight) continue;

@@ -111,6 +111,15 @@ inline uint32_t __shfl_xor_sync(uint32_t, uint32_t value, unsigned mask) {
   return emulator::Brought<uint32_t>(value)[threadIdx.x % emulator::kLanes ^ mask];
 }
 
+inline uint32_t __shfl_sync(uint32_t, uint32_t value, unsigned lane) {
+  return emulator::Brought<uint32_t>(value)[lane];
+}
+
+// The lower half of high:low, shifted.
+inline uint32_t __funnelshift_r(uint32_t low, uint32_t high, unsigned shift) {
+  return uint32_t((uint64_t(high) << 32 | low) >> shift % 32);
+}
+
 inline uint32_t atomicAdd(uint32_t* at, uint32_t value) {
   const uint32_t before = *at;
   *at += value;

@@ -40,14 +40,19 @@ struct FqonnxFrame {
 struct FqonnxAttributes {
   FqonnxFrame frame_in, frame_out;
   int64_t bits, block_size, group_size;
-  int64_t fast;
+  int64_t fast, trellis, multiplier;
 };
 
 struct FqonnxInputs {
   const uint8_t* codes;
   const uint16_t* scales;
   const uint8_t *zero_points, *signs_in, *signs_out;
+  const int8_t* levels;
 };
+}
+
+static fqonnx::PackedInputs packed(const FqonnxInputs& in) {
+  return {in.codes, in.scales, in.zero_points, in.signs_in, in.signs_out, in.levels};
 }
 
 FQONNX_EXPORT const char* fqonnx_cuda_create(const FqonnxAttributes* a, CudaOperator** created) {
@@ -59,7 +64,9 @@ FQONNX_EXPORT const char* fqonnx_cuda_create(const FqonnxAttributes* a, CudaOper
     *created = new CudaOperator({frame(a->frame_in), frame(a->frame_out), a->bits, a->block_size,
                                  a->group_size,
                                  a->fast ? fqonnx::Accuracy::kFast : fqonnx::Accuracy::kExact,
-                                 {}});
+                                 {},
+                                 a->trellis != 0,
+                                 a->multiplier});
   });
 }
 
@@ -87,9 +94,7 @@ FQONNX_EXPORT const char* fqonnx_cuda_matmul(const CudaOperator* op, const void*
   return guard([&] {
     std::vector<fqonnx::cuda::Output> pieces;
     for (size_t i = 0; i < num_outputs; ++i) pieces.push_back({outputs[i], widths[i]});
-    op->matmul(x, element, rows,
-               {in->codes, in->scales, in->zero_points, in->signs_in, in->signs_out}, bias, pieces,
-               scratch, stream);
+    op->matmul(x, element, rows, packed(*in), bias, pieces, scratch, stream);
   });
 }
 
@@ -101,7 +106,6 @@ FQONNX_EXPORT const char* fqonnx_cuda_dequantize(const CudaOperator* op, const F
                                                  Element element, void* weight, void* scratch,
                                                  void* stream) {
   return guard([&] {
-    op->dequantize({in->codes, in->scales, in->zero_points, in->signs_in, in->signs_out}, element,
-                   weight, scratch, stream);
+    op->dequantize(packed(*in), element, weight, scratch, stream);
   });
 }

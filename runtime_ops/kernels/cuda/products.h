@@ -56,6 +56,10 @@ void decode(const Product& product, const Device& device, cudaStream_t stream);
 ProductPlan plan_multiply(const Weight& weight, const Activations& x, const Device& device);
 void multiply(const Product& product, const Device& device, cudaStream_t stream);
 
+// Trellis codes, any number of rows.
+ProductPlan plan_trellis(const Weight& weight, const Activations& x, const Device& device);
+void multiply_trellis(const Product& product, const Device& device, cudaStream_t stream);
+
 // Many rows: cuBLAS multiplies a tile of columns at a time, whose codes are unpacked in front of it
 // into 16 bits like those of X, which is a matrix of one piece.
 struct Unpacked {
@@ -67,8 +71,9 @@ struct Unpacked {
 // From how many rows on that is faster than multiply(). No GPU has been asked: estimates from what
 // either has to move and to multiply. tools/gpu_check.py prints the times of both side by side. X
 // in float32 stays with multiply(): without tensor cores cuBLAS should be slower, with them its
-// sums are less exact.
-size_t least_unpacked_rows(Element element);
+// sums are less exact. A trellis code is dear to decode: once for all rows, from where
+// multiply_trellis() does it more than once.
+size_t least_unpacked_rows(const Weight& weight, Element element);
 uint32_t plan_unpacked(const Weight& weight, const Device& device);  // columns of a tile
 void multiply_unpacked(const Product& product, const Unpacked& unpacked, const Cublas& cublas,
                        cudaStream_t stream);
@@ -189,7 +194,7 @@ struct HalfStep {
 };
 
 __device__ inline void store_product(const Product& p, uint32_t column, uint32_t row, float sum) {
-  if (!p.weight.grouped) sum *= Half::to_float(p.weight.scales[column]);
+  if (!p.weight.grouped) sum *= scale_of(p.weight, column, 0);
   const Outputs& y = p.outputs;
   if (y.bias != nullptr) sum += load(y.bias, y.element, column);
   uint32_t i = 0;

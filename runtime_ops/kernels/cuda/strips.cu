@@ -7,6 +7,7 @@
 
 #include "frame_steps.h"
 #include "transforms.h"
+#include "trellis.h"
 
 namespace fqonnx::cuda {
 namespace {
@@ -52,6 +53,25 @@ __device__ __forceinline__ void unpack(const ScaledShare<Half, kBits>& share, ui
   ((share.template pair<kPairs>(half, two), put(kPairs, two)), ...);
 }
 
+// The same of a trellis code: 32 numbers of a row from column k on, a row of eight tiles.
+template <uint32_t kBits>
+__device__ __forceinline__ void unpack_tiles(const Weight& weight, uint32_t row, uint32_t k,
+                                             float (&x)[kHalf]) {
+  const float scale = scale_of(weight, row, 0);
+  const uint32_t factor = weight.multiplier << 16;
+#pragma unroll
+  for (uint32_t i = 0; i < kHalf; i += kTileWidth) {
+    if (k + i >= weight.columns) break;
+    const uint8_t* tile = tile_at(weight, row / kStripRows, (k + i) / kTileWidth);
+    const uint32_t bits = bits_until_row<kBits>(tile, row % kStripRows);
+#pragma unroll
+    for (uint32_t j = 0; j < kTileWidth; ++j) {
+      const uint32_t window = bits >> kBits * (kTileWidth - 1 - j);
+      x[i + j] = scale * float(weight.levels[window * factor >> 26]);
+    }
+  }
+}
+
 // Numbers of `count` rows of codes from `row` on, `steps` of them from `first_step` on.
 template <uint32_t kBits>
 __device__ void unpack_strip(const DeviceFrame& frame, const Weight& weight, uint32_t row,
@@ -60,13 +80,17 @@ __device__ void unpack_strip(const DeviceFrame& frame, const Weight& weight, uin
   for (uint32_t i = threadIdx.x / 4; i < count * steps; i += blockDim.x / 4) {
     const uint32_t column = i / steps, step = i % steps;
     ScaledShare<Half, kBits> share;
-    share.load(weight, row + column, first_step + step);
+    if (!weight.trellis) share.load(weight, row + column, first_step + step);
 #pragma unroll
     for (uint32_t half = 0; half < 2; ++half) {
       const uint32_t k = step * kStep + threadIdx.x % 4 * (kStep / 4) + half * kHalf;
       if (first_step * kStep + k >= weight.columns) break;
-      float x[kHalf];
-      unpack(share, half, x, std::make_index_sequence<kHalfPairs>());
+      float x[kHalf] = {};
+      if (weight.trellis) {
+        unpack_tiles<kBits>(weight, row + column, first_step * kStep + k, x);
+      } else {
+        unpack(share, half, x, std::make_index_sequence<kHalfPairs>());
+      }
       if (frame.kind == DeviceFrame::kHadamard) hadamard_in_registers(x, frame.order);
       const uint32_t place = values.place(column * pitch + k);
 #pragma unroll

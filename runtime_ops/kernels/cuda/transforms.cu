@@ -31,7 +31,7 @@ __device__ void analyse_row(const DeviceFrame& frame, Rows x, size_t first, cons
     float rest[kQuad];
 #pragma unroll
     for (uint32_t e = 0; e < kQuad; ++e) {
-      const uint32_t k = step * kStep + code_at_place({quad % 8, lane, e}, to.bits, to.grouped);
+      const uint32_t k = step * kStep + code_at_place({quad % 8, lane, e}, to.order);
       rest[e] = k < frame.num_vectors ? coefficient(frame, coordinates, work, k) : 0.0f;
     }
     for (uint32_t piece = 0; piece < to.pieces; ++piece, at += to.piece_size()) {

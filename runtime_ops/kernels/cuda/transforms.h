@@ -15,7 +15,7 @@ struct Activations {
   uint32_t rows, tile_rows, steps;
   uint32_t pieces;
   Element element;    // kHalf or kBFloat16
-  uint32_t bits, grouped;  // of the codes that they meet
+  Order order;
 
   __host__ __device__ size_t tile_size() const { return size_t(tile_rows) * steps * kStep; }
   __host__ __device__ size_t piece_size() const {

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "products.h"
+#include "trellis.h"
 
 namespace fqonnx::cuda {
 namespace {
@@ -46,6 +47,40 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// The same of a trellis code, `first` beginning a strip: a warp takes a unit of it.
+template <class Number, uint32_t kBits>
+__global__ void __launch_bounds__(kThreads)
+    unpack_tiles(Weight weight, uint32_t first, uint32_t count, uint16_t* to) {
+  const Levels<Number> levels(weight, reinterpret_cast<uint16_t*>(shared_memory()));
+  __syncthreads();
+  const uint32_t units = weight.steps() * (kStep / kUnit), lane = threadIdx.x % kLanes;
+  const uint32_t i = (blockIdx.x * blockDim.x + threadIdx.x) / kLanes, unit = i % units;
+  if (i / units * kStripRows >= count) return;
+  const uint32_t first_row = i / units * kStripRows + lane / 4 * kLaneRows;
+  UnitWords<kBits> unit_words;
+  unit_words.load(weight, first / kStripRows + i / units, unit);
+#pragma unroll
+  for (uint32_t quad = 0; quad < kUnitQuads; ++quad) {
+    const Stream<kBits> streams[2] = {Stream<kBits>(unit_words.words[2 * quad]),
+                                      Stream<kBits>(unit_words.words[2 * quad + 1])};
+#pragma unroll
+    for (uint32_t j = 0; j < kLaneRows; ++j) {
+      const uint32_t row = first_row + j;
+      if (row >= count) break;
+      const float scale = scale_of(weight, first + row, 0);
+      uint32_t pairs[4];
+#pragma unroll
+      for (uint32_t k = 0; k < 4; ++k) {
+        const uint32_t pair = streams[k / 2].pair(levels, 4 * j + 2 * (k % 2));
+        pairs[k] = rounded<Number>({scale * Number::to_float(uint16_t(pair)),
+                                    scale * Number::to_float(uint16_t(pair >> 16))});
+      }
+      uint4* const at = reinterpret_cast<uint4*>(to + (size_t(row) * units + unit) * kUnit);
+      at[quad * 4 + lane % 4] = {pairs[0], pairs[1], pairs[2], pairs[3]};
+    }
+  }
+}
+
 // The bias, which cuBLAS adds products to.
 __global__ void __launch_bounds__(kThreads) store_bias(Product p) {
   const uint32_t column = blockIdx.x * blockDim.x + threadIdx.x;
@@ -58,19 +93,26 @@ __global__ void __launch_bounds__(kThreads) store_bias(Product p) {
 template <class Number>
 void unpack(const Weight& weight, uint32_t first, uint32_t count, uint16_t* to,
             cudaStream_t stream) {
-  const uint32_t threads = count * weight.steps() * 4;
-  const Launch how{dim3((threads + kThreads - 1) / kThreads), kThreads, 0, stream};
+  const bool trellis = weight.trellis;
+  const uint32_t strips = (count + kStripRows - 1) / kStripRows;
+  const uint32_t threads = weight.steps() * (trellis ? strips * (kStep / kUnit) * kLanes : count * 4);
+  const Launch how{dim3((threads + kThreads - 1) / kThreads), kThreads,
+                   trellis ? kLevels * sizeof(uint16_t) : 0, stream};
+  const auto start = [&](auto scalar, auto tiles) {
+    launch(trellis ? tiles : scalar, how, weight, first, count, to);
+  };
   switch (weight.bits) {
-    case 1: return launch(unpack_rows<Number, 1>, how, weight, first, count, to);
-    case 2: return launch(unpack_rows<Number, 2>, how, weight, first, count, to);
-    case 3: return launch(unpack_rows<Number, 3>, how, weight, first, count, to);
-    default: return launch(unpack_rows<Number, 4>, how, weight, first, count, to);
+    case 1: return start(unpack_rows<Number, 1>, unpack_tiles<Number, 1>);
+    case 2: return start(unpack_rows<Number, 2>, unpack_tiles<Number, 2>);
+    case 3: return start(unpack_rows<Number, 3>, unpack_tiles<Number, 3>);
+    default: return start(unpack_rows<Number, 4>, unpack_tiles<Number, 4>);
   }
 }
 
 }  // namespace
 
-size_t least_unpacked_rows(Element element) {
+size_t least_unpacked_rows(const Weight& weight, Element element) {
+  if (weight.trellis && element != Element::kFloat) return kDecodeRows + 1;
   switch (element) {
     case Element::kHalf: return 512;
     case Element::kBFloat16: return 512;
