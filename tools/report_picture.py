@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-WIDTH, HEIGHT = 1000, 1560
+WIDTH, HEIGHT = 1000, 1400
 
 
 def main() -> None:
