@@ -3,8 +3,8 @@
     make demo
 
 all-MiniLM-L6-v2 is exported from PyTorch, calibrated on sentences from the docstrings of Python's
-standard library, compiled, and run by an unmodified ONNX Runtime on other sentences. demo/report.html is the page of
-`fqonnx diff`.
+standard library, compiled, and run by an unmodified ONNX Runtime on other sentences.
+demo/report.html is the page of `fqonnx diff`.
 """
 
 from __future__ import annotations
