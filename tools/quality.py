@@ -37,6 +37,13 @@ RUNS = (
     ("`auto`, target 2.533 bits", CompileConfig(target_bits=2.533), REAL),
     ("`auto`, 3 bits", CompileConfig(bits=3), REAL),
     ("`auto`, 4 bits", CompileConfig(bits=4), REAL),
+    ("`auto`, 2 bits, trellis codes", CompileConfig(codebook="trellis"), REAL),
+    (
+        "`auto`, 2 bits, trellis codes, redundancy 1.125",
+        CompileConfig(codebook="trellis", redundancy=1.125),
+        REAL,
+    ),
+    ("`auto`, 3 bits, trellis codes", CompileConfig(bits=3, codebook="trellis"), REAL),
     ("`auto`, 2 bits", CompileConfig(), "synthetic"),
     ("`auto`, 2 bits", CompileConfig(), "none"),
     ("`auto`, 2 bits, sequential", CompileConfig(sequential=True), REAL),
