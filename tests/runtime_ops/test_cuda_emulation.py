@@ -295,6 +295,17 @@ def test_trellis_refuses_what_layout_1_does_not_have(
         Kernel(library, HostMemory(), spec, {})
 
 
+def test_trellis_codes_that_are_not_aligned_are_refused(library: ctypes.CDLL) -> None:
+    class Shifted(HostMemory):
+        def pointer(self, tensor: np.ndarray) -> int:
+            return super().pointer(tensor) + 4
+
+    case = Case(hadamard(64), IdentityFrame(64), 2, trellis=True)
+    spec = case.spec("FrameMatMul", contrib=False)
+    with pytest.raises(RuntimeError, match="16 bytes"):
+        Kernel(library, Shifted(), spec, case.arrays()).run_dequantize("float32")
+
+
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
 @pytest.mark.parametrize("dim", [131, 200, 1000])
 @pytest.mark.parametrize("rows", [1, 20])

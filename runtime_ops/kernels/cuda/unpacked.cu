@@ -95,7 +95,8 @@ void unpack(const Weight& weight, uint32_t first, uint32_t count, uint16_t* to,
             cudaStream_t stream) {
   const bool trellis = weight.trellis;
   const uint32_t strips = (count + kStripRows - 1) / kStripRows;
-  const uint32_t threads = weight.steps() * (trellis ? strips * (kStep / kUnit) * kLanes : count * 4);
+  const uint32_t threads_of_step = trellis ? strips * (kStep / kUnit) * kLanes : count * 4;
+  const uint32_t threads = weight.steps() * threads_of_step;
   const Launch how{dim3((threads + kThreads - 1) / kThreads), kThreads,
                    trellis ? kLevels * sizeof(uint16_t) : 0, stream};
   const auto start = [&](auto scalar, auto tiles) {
