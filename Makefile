@@ -43,8 +43,8 @@ sanitize: $(VENV)/.package
 		-DCMAKE_CXX_COMPILER=$(CXX) -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja
 	$(BIN)/cmake --build build/sanitize
 	$(SANITIZERS) FQONNX_LIBRARY=build/sanitize/libfqonnx_ops.so \
-		$(BIN)/pytest tests/runtime_ops/test_library.py tests/runtime_ops/test_library_fuzz.py \
-		-k "not every_instruction_set" --capture=sys
+		$(BIN)/pytest tests/runtime_ops/test_library.py tests/runtime_ops/test_library_trellis.py \
+		tests/runtime_ops/test_library_fuzz.py -k "not every_instruction_set" --capture=sys
 
 # The same for the CUDA kernels, on the host. The folder of what they load at run time is named: the
 # sanitizer's dlopen does not look beside the library.

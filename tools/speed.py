@@ -15,7 +15,14 @@ import numpy as np
 import onnxruntime as ort
 
 import minilm
-from bench.layers import float_model, frame_model, merged_model, product_model, trivial_model
+from bench.layers import (
+    float_model,
+    frame_model,
+    merged_model,
+    product_model,
+    trellis_model,
+    trivial_model,
+)
 from bench.timing import median_us, session
 from fqonnx import CompileConfig, compile_model
 from fqonnx.export import export_model
@@ -38,6 +45,14 @@ outputs, less that of a model that does next to nothing. The last two columns ar
 bandwidth that the machine has at that moment: on a shared one the ratio at one row moves by a third
 from run to run, while the times of the packed layers hardly do. The packed weights of this
 benchmark fit into the last-level cache, the float32 ones of the larger shapes do not.
+
+Trellis codes (docs/trellis.md) take more work than scalar ones: a window of the stream, a product
+and a look-up for each coefficient. Rows of a tile are lanes of four columns. With AVX-512 VBMI,
+windows are bytes from any bit of four words, and one register holds all levels: 32 instructions
+for the 256 coefficients of a tile, and four more to multiply them. At few rows of x that is done
+where the codes lie, and the processor rather than memory sets the time; at more it is done once
+for up to 192 rows, into the panels in which scalar codes are multiplied too. AVX2 finds windows by
+byte shuffles and products with powers of two, and levels by four shuffles.
 
     make bench
 
@@ -156,6 +171,9 @@ def candidates(dim_in: int, dim_out: int, threads: int) -> dict[str, ort.Inferen
         found[f"library, {bits}-bit"] = session(layer, threads, library=True)
     exact = frame_model(dim_in, dim_out, 2, contrib=False)
     found["library, 2-bit exact"] = session(exact, threads, library=True)
+    for bits in BITS:
+        layer = trellis_model(dim_in, dim_out, bits)
+        found[f"library, {bits}-bit trellis"] = session(layer, threads, library=True)
     found[NOTHING] = session(trivial_model(dim_in), threads)
     found[TRANSFORM] = session(frame_model(dim_in, 16, 2), threads, library=True)
     for bits in (2, 4):

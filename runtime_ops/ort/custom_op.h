@@ -33,9 +33,9 @@ struct CustomOp : OrtCustomOp {
 };
 
 inline ONNXTensorElementDataType packed_type(size_t index) {
-  return index == kScales          ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16
-         : index >= kPackedInputs ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8  // levels
-                                  : ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+  if (index >= kPackedInputs) return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;  // levels
+  return index == kScales ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16
+                          : ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
 }
 
 inline OrtCustomOpInputOutputCharacteristic optional_from(size_t index, size_t first) {

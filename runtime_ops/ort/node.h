@@ -122,7 +122,8 @@ class Node {
     const OrtValue *codes = run.input(first + kCodes), *scales = run.input(first + kScales);
     const OrtValue* zero_points = run.input(first + kZeroPoints);
     const OrtValue* levels = run.input(levels_index);
-    expect(run, codes, {operator_.code_rows(), operator_.blocks(), operator_.block_bytes()}, "codes");
+    expect(run, codes, {operator_.code_rows(), operator_.blocks(), operator_.block_bytes()},
+           "codes");
     expect(run, scales, {rows, operator_.groups()}, "scales");
     if (zero_points) expect(run, zero_points, {rows, operator_.groups()}, "zero_points");
     if (operator_.is_trellis()) {

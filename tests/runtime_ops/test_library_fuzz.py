@@ -30,9 +30,16 @@ from onnx.helper import (
 )
 
 from fqonnx.frames import FrameSpec
-from fqonnx.reference import dequantized_coeffs, frame_dequant, frame_matmul
+from fqonnx.reference import (
+    analysis_operator,
+    dequantized_coeffs,
+    frame_dequant,
+    frame_matmul,
+)
 from fqonnx.runtime_ops import DOMAIN, library_path
 from operator_cases import CASES, INT8_ACTIVATIONS, Case, joined, make_session
+from trellis_cases import CASES as TRELLISES
+from trellis_cases import INPUTS, Trellis, trellis_coeffs
 
 EXAMPLES = 400
 BATCHES = ((), (1,), (3,), (2, 5), (40,), (0,), (0, 3))
@@ -41,13 +48,24 @@ DTYPES = (np.float32, np.float16, np.float64, np.uint8, np.int8, np.int32, np.bo
 ATTRIBUTES = (
     *(f"{name}_{side}" for side in ("in", "out") for name in ("dim", "num_vectors", "subspaces")),
     *("frame_in", "frame_out", "bits", "block_size", "group_size", "codebook", "layout"),
-    *("dtype", "accuracy", "splits", "unheard_of"),
+    *("dtype", "accuracy", "splits", "multiplier", "unheard_of"),
 )
 INTEGERS = st.integers(-2, 150) | st.sampled_from(
     [sign * (1 << power) + d for sign in (-1, 1) for power in (16, 20, 31, 62) for d in (-1, 0, 1)]
 )
 CASE = count()
-WORDS = ("", "hadamard", "fusion", "harmonic", "identity", "scalar", "exact", "fast", "é" * 60)
+WORDS = (
+    "",
+    "hadamard",
+    "fusion",
+    "harmonic",
+    "identity",
+    "scalar",
+    "trellis",
+    "exact",
+    "fast",
+    "é" * 60,
+)
 
 
 @dataclass
@@ -99,14 +117,17 @@ class Node:
         takes_x = self.op_type == "FrameMatMul"
         packed = self.inputs[1:6] if takes_x else self.inputs[:5]
         with np.errstate(invalid="ignore"):
-            coeffs = dequantized_coeffs(
-                *packed[:3],
-                bits=described["bits"],
-                num_vectors=described["frame_in"].num_vectors,
-                group_size=described["group_size"],
-            )
-            reference = frame_matmul if takes_x else frame_dequant
-            wanted = reference(*self.inputs, **described)
+            if self.attributes["codebook"] == "trellis":
+                coeffs, wanted = self.trellis_reference(described)
+            else:
+                coeffs = dequantized_coeffs(
+                    *packed[:3],
+                    bits=described["bits"],
+                    num_vectors=described["frame_in"].num_vectors,
+                    group_size=described["group_size"],
+                )
+                reference = frame_matmul if takes_x else frame_dequant
+                wanted = reference(*self.inputs, **described)
         assert found.shape == wanted.shape
         # Errors are made in the coefficients, of which a frame may add up nothing.
         size = np.linalg.norm(coeffs)
@@ -120,6 +141,25 @@ class Node:
         error = limit * size + 1e-7
         fits = np.abs(wanted) + error < np.finfo(found.dtype).max
         np.testing.assert_allclose(found[fits], wanted[fits], rtol=0, atol=error)
+
+    def trellis_reference(self, described: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Return Ĉ and what a node of trellis codes gives."""
+        given = dict(zip(INPUTS[self.op_type], self.inputs, strict=False))
+        coeffs = trellis_coeffs(
+            *(given[name] for name in ("codes", "scales", "levels")),
+            bits=described["bits"],
+            num_vectors=described["frame_in"].num_vectors,
+            multiplier=self.attributes["multiplier"],
+        )
+        operators = [
+            analysis_operator(described[f"frame_{side}"], given[f"signs_{side}"])
+            for side in ("in", "out")
+        ]
+        wanted = operators[0].T @ coeffs @ operators[1]
+        if self.op_type == "FrameMatMul":
+            bias = given["bias"]
+            wanted = given["X"].astype(np.float64) @ wanted + (0 if bias is None else bias)
+        return coeffs, wanted
 
 
 def other_bytes(draw: Any, node: Node) -> None:
@@ -198,12 +238,19 @@ def spoil_attribute(draw: Any, node: Node) -> None:
 
 @st.composite
 def nodes(draw: Any) -> Node:
-    case: Case = replace(draw(st.sampled_from(CASES)), batch=draw(st.sampled_from(BATCHES)))
+    cases = draw(st.sampled_from((CASES, TRELLISES)))
+    case: Case | Trellis = replace(
+        draw(st.sampled_from(cases)), batch=draw(st.sampled_from(BATCHES))
+    )
     op_type = draw(st.sampled_from(("FrameMatMul", "FrameMatMul", "FrameDequant")))
-    spec = case.spec(op_type, contrib=draw(st.booleans()))
+    if isinstance(case, Trellis):
+        names, attributes = INPUTS[op_type], case.node_attributes(op_type)
+    else:
+        spec = case.spec(op_type, contrib=draw(st.booleans()))
+        names, attributes = spec.input_names(), spec.attributes()
     arrays = case.arrays() | {"X": case.x()}
-    inputs = [arrays[name] for name in spec.input_names()]
-    node = Node(op_type, spec.attributes(), inputs, outputs=len(spec.splits) or 1)
+    inputs = [arrays.get(name) for name in names]
+    node = Node(op_type, attributes, inputs, outputs=len(attributes.get("splits", ())) or 1)
     for change in draw(st.lists(st.sampled_from((other_bytes, other_scales, other_x)), max_size=2)):
         change(draw, node)
     spoilers = (spoil_attribute, spoil_attribute, spoil_shape, spoil_dtype, spoil_inputs)
@@ -236,7 +283,9 @@ def run_cases(node: Node, fed: bool) -> None:
 
 
 @pytest.mark.skipif(library_path() is None, reason="the native library was not built")
-@pytest.mark.parametrize("name", ["portable", "avx2", "avx512"])  # or the best that there is
+@pytest.mark.parametrize(
+    "name", ["portable", "avx2", "avx512", "avx512vbmi"]
+)  # or the best that there is
 def test_spoiled_nodes_are_errors_or_results(name: str) -> None:
     tests = str(Path(__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": tests, "FQONNX_INSTRUCTION_SET": name}

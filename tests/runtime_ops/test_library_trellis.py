@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import random
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,131 +21,16 @@ from onnx.helper import (
     np_dtype_to_tensor_dtype,
 )
 
-from fqonnx.frames import Frame, HarmonicFrame, IdentityFrame
-from fqonnx.packing import pack_signs
-from fqonnx.quant.trellis import (
-    LEVELS,
-    TILE,
-    TILE_COLUMNS,
-    TILE_ROWS,
-    pack_streams,
-    trellis_code,
-)
-from fqonnx.reference import analysis_operator
+from fqonnx.frames import Frame, IdentityFrame
+from fqonnx.packing import LEVELS, TILE, TILE_COLUMNS, TILE_ROWS, pack_tiles
+from fqonnx.quant.trellis import trellis_code
 from fqonnx.runtime_ops import DOMAIN, instruction_set, library_path
-from operator_cases import (
-    INT8_ACTIVATIONS,
-    PADDED,
-    TETRIS,
-    UNIFORM,
-    WIDE_TETRIS,
-    hadamard,
-    joined,
-    make_session,
-    relative_error,
-)
+from operator_cases import INT8_ACTIVATIONS, hadamard, joined, make_session, relative_error
+from trellis_cases import CASES, INPUTS, Arrays, Trellis
 
 pytestmark = pytest.mark.skipif(library_path() is None, reason="the native library was not built")
 
 INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512vbmi")
-
-PACKED = ("codes", "scales", "zero_points", "signs_in", "signs_out")
-INPUTS = {
-    "FrameMatMul": ("X", *PACKED, "bias", "levels"),
-    "FrameDequant": (*PACKED, "levels"),
-}
-MULTIPLIER = 40503  # odd: every bit of a window counts
-
-Arrays = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Trellis:
-    """One operator with any codes and levels, and the x that it is tried on."""
-
-    frame_in: Frame
-    frame_out: Frame
-    bits: int
-    accuracy: str = "exact"
-    dtype: str = "float32"
-    bias: bool = False
-    splits: tuple[int, ...] = ()
-    batch: tuple[int, ...] = (3, 5)
-
-    def __str__(self) -> str:
-        frames = [self.frame_in.spec, self.frame_out.spec]
-        parts = [f"{frame.kind}{frame.num_vectors}of{frame.dim}" for frame in frames]
-        parts += [f"{self.bits}bit", self.accuracy, self.dtype]
-        parts += ["split" + "x".join(map(str, self.splits))] * bool(self.splits)
-        parts += ["bias"] * self.bias
-        return "-".join([*parts, "batch" + "x".join(map(str, self.batch))])
-
-    @property
-    def attributes(self) -> dict[str, Any]:
-        return {
-            **{f"frame_{side}": frame.spec.kind for side, frame in self.sides.items()},
-            **{f"dim_{side}": frame.dim for side, frame in self.sides.items()},
-            **{f"num_vectors_{side}": frame.num_vectors for side, frame in self.sides.items()},
-            **{
-                f"subspaces_{side}": frame.spec.subspaces
-                for side, frame in self.sides.items()
-                if frame.spec.subspaces is not None
-            },
-            "bits": self.bits,
-            "block_size": 256,
-            "group_size": 0,
-            "codebook": "trellis",
-            "multiplier": MULTIPLIER,
-            "layout": 1,
-        }
-
-    @property
-    def sides(self) -> dict[str, Frame]:
-        return {"in": self.frame_in, "out": self.frame_out}
-
-    def arrays(self) -> Arrays:
-        rng = np.random.default_rng(self.frame_in.dim + self.bits)
-        rows, columns = self.frame_out.num_vectors, self.frame_in.num_vectors
-        tiles = (-(-rows // TILE_ROWS), -(-columns // TILE_COLUMNS))
-        arrays = {
-            "codes": rng.integers(0, 256, (*tiles, 32 * self.bits), np.uint8),
-            "scales": rng.uniform(0.5, 2, (rows, 1)).astype(np.float16),
-            "levels": np.roll(np.arange(-128, 128, 4), 5).astype(np.int8),
-        }
-        for side, frame in self.sides.items():
-            if hasattr(frame, "signs"):
-                arrays[f"signs_{side}"] = pack_signs(frame.signs.numpy())
-        if self.bias:
-            arrays["bias"] = rng.standard_normal(self.frame_out.dim).astype(self.dtype)
-        return arrays
-
-    def x(self) -> np.ndarray:
-        rng = np.random.default_rng(1)
-        return rng.standard_normal((*self.batch, self.frame_in.dim)).astype(self.dtype)
-
-    def weight(self, arrays: Arrays) -> np.ndarray:
-        """Return Ŵ in float64, from the definition."""
-        coeffs = levels_of(arrays, self.bits) * (arrays["scales"][:, :1].astype(np.float64) / 64)
-        operators = [
-            analysis_operator(frame.spec, arrays.get(f"signs_{side}"))
-            for side, frame in self.sides.items()
-        ]
-        return operators[0].T @ coeffs[:, : self.frame_in.num_vectors].T @ operators[1]
-
-
-def levels_of(arrays: Arrays, bits: int) -> np.ndarray:
-    """Return the levels (num_vectors_out, columns of whole tiles)."""
-    codes = arrays["codes"]
-    row_tiles, column_tiles, tile_bytes = codes.shape
-    words = codes.reshape(row_tiles, column_tiles, -1, 2)[..., ::-1]
-    stream = np.unpackbits(words.reshape(codes.shape), axis=-1).astype(np.int64)
-    ends = bits * np.arange(1, TILE + 1)
-    windows = stream[..., (ends[:, None] + np.arange(-16, 0)) % (8 * tile_bytes)]
-    states = windows @ (1 << np.arange(16)[::-1])
-    levels = arrays["levels"][(states * MULTIPLIER & 0xFFFF) >> 10]
-    tiles = levels.reshape(row_tiles, column_tiles, TILE_ROWS, TILE_COLUMNS)
-    plain = tiles.transpose(0, 2, 1, 3).reshape(row_tiles * TILE_ROWS, -1)
-    return plain[: len(arrays["scales"])]
 
 
 def run(
@@ -158,23 +41,13 @@ def run(
     *,
     attributes: dict[str, Any] | None = None,
     absent: Sequence[str] = (),
-    threads: int = 0,
 ) -> np.ndarray:
     """Return what a node gives, its outputs side by side; an attribute of None is absent."""
-    described = case.attributes
-    splits: tuple[int, ...] = ()
-    if op_type == "FrameDequant":
-        described["dtype"] = np_dtype_to_tensor_dtype(np.dtype(case.dtype))
-    else:
-        described["accuracy"] = case.accuracy
-        splits = case.splits
-    if splits:
-        described["splits"] = splits
-    described |= attributes or {}
+    described = case.node_attributes(op_type) | (attributes or {})
     feeds = {} if x is None else {"X": x}
     given = (arrays.keys() | feeds.keys()) - set(absent)
     names = [name if name in given else "" for name in INPUTS[op_type]]
-    outputs = [f"y{i}" for i in range(len(splits) or 1)]
+    outputs = [f"y{i}" for i in range(len(described.get("splits", ())) or 1)]
     node = make_node(op_type, names, outputs, name="trellis", domain=DOMAIN)
     for name, value in described.items():
         if value is not None:
@@ -191,60 +64,11 @@ def run(
     )
     opsets = [make_opsetid("", 20), make_opsetid(DOMAIN, 1)]
     model = make_model(graph, opset_imports=opsets, ir_version=10)
-    return joined(make_session(model, native=True, threads=threads).run(None, feeds))
+    return joined(make_session(model, native=True).run(None, feeds))
 
 
 def matmul(case: Trellis, arrays: Arrays, **options: Any) -> np.ndarray:
     return run(case, "FrameMatMul", arrays, case.x(), **options)
-
-
-def cases() -> list[Trellis]:
-    rng = random.Random(0)
-
-    def drawn(frame_in: Frame, frame_out: Frame, bits: int, **arguments: Any) -> Trellis:
-        return Trellis(
-            frame_in,
-            frame_out,
-            bits,
-            accuracy=rng.choice(("exact", "fast")),
-            dtype=rng.choice(("float32", "float32", "float16")),
-            bias=rng.random() < 0.5,
-            batch=rng.choice(((), (1,), (2,), (3,), (4,), (7,), (9,), (2, 3, 4))),
-            **arguments,
-        )
-
-    sizes = [
-        drawn(frame, IdentityFrame(rows), bits)
-        for columns in (1, 3, 5, 131, 384)
-        for frame in (IdentityFrame(columns), hadamard(columns))
-        for rows in (1, 63, 65, 200)
-        for bits in (1, 2, 3, 4)
-    ]
-    pairs = [
-        drawn(*frames, bits)
-        for frames in (
-            (UNIFORM, IdentityFrame(24)),
-            (WIDE_TETRIS, TETRIS),
-            (hadamard(100, 1.3), PADDED),
-            (IdentityFrame(40), hadamard(70)),
-            (HarmonicFrame(131, 400), hadamard(33)),
-            (hadamard(40), HarmonicFrame(33, 99)),
-        )
-        for bits in (1, 2, 3, 4)
-    ]
-    split = [
-        drawn(frame, IdentityFrame(sum(splits)), bits, splits=splits)
-        for frame, splits in (
-            (hadamard(100), (64, 128, 7)),
-            (IdentityFrame(300), (128, 64)),
-            (hadamard(33), (24,)),
-        )
-        for bits in (1, 2, 3, 4)
-    ]
-    return sizes + pairs + split
-
-
-CASES = cases()
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -281,8 +105,9 @@ def test_codes_of_the_compiler(bits: int) -> None:
     """A kernel and `TrellisCode.decode` agree, exactly."""
     code = trellis_code(bits)
     codes = np.random.default_rng(0).integers(0, 1 << bits, (2, 3, TILE), np.uint8)
+    rows = codes.reshape(2, 3, TILE_ROWS, TILE_COLUMNS).swapaxes(1, 2).reshape(128, 12)
     arrays = {
-        "codes": pack_streams(codes, bits).astype("<u2").view(np.uint8),
+        "codes": pack_tiles(rows, bits),
         "scales": np.ones((128, 1), np.float16),
         "levels": code.levels,
     }

@@ -11,6 +11,7 @@ from onnx_ir.tape import Tape
 from fqonnx.frames import HadamardFrame, IdentityFrame
 from fqonnx.packing import choose_block_size, pack_signs
 from fqonnx.passes import MergeFrameMatMulsPass
+from fqonnx.quant.trellis import TILE, TILE_COLUMNS, TILE_ROWS, trellis_code
 from fqonnx.runtime_ops import FrameOpSpec, build_function
 
 OPSET = 20
@@ -54,6 +55,32 @@ def frame_model(
         outputs.append(y)
     opsets = {"": OPSET, "fqonnx": 1, "com.microsoft": 1}
     return model(tape, x, outputs, dim_out, opsets, [build_function(spec, OPSET)])
+
+
+def trellis_model(dim_in: int, dim_out: int, bits: int) -> ir.Model:
+    """A FrameMatMul of random trellis codes, for the library alone: it has no body."""
+    frame, frame_out = HadamardFrame.create(dim_in), IdentityFrame(dim_out).spec
+    code = trellis_code(bits)
+    spec = FrameOpSpec("FrameMatMul", frame.spec, frame_out, bits, TILE)
+    tiles = (-(-dim_out // TILE_ROWS), -(-frame.num_vectors // TILE_COLUMNS))
+    packed = {
+        "codes": np.random.default_rng(0).integers(0, 256, (*tiles, TILE * bits // 8), np.uint8),
+        "scales": np.ones((dim_out, 1), np.float16),
+        "signs": pack_signs(frame.signs.numpy()),
+        "levels": code.levels,
+    }
+    tape = Tape()
+    x = activation("x", dim_in)
+    codes, scales, signs, levels = (
+        tape.initializer(ir.tensor(array, name=name)) for name, array in packed.items()
+    )
+    y = tape.op(
+        "FrameMatMul",
+        [x, codes, scales, None, signs, None, None, levels],
+        spec.attributes() | {"codebook": "trellis", "multiplier": code.multiplier},
+        domain="fqonnx",
+    )
+    return model(tape, x, [y], dim_out, {"": OPSET, "fqonnx": 1}, [])
 
 
 def merged_model(dim_in: int, dim_out: int, bits: int, layers: int) -> ir.Model:

@@ -1,6 +1,6 @@
-// All kernels of one instruction set. A source file includes its Vector and TileDecoder first and then this, and
-// is compiled with that set's flags; everything here has internal linkage, so that no function of one
-// set can stand in for that of another.
+// All kernels of one instruction set. A source file includes its Vector and TileDecoder first and
+// then this, and is compiled with that set's flags; everything here has internal linkage, so that
+// no function of one set can stand in for that of another.
 #pragma once
 
 #include <cfloat>

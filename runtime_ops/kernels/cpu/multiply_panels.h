@@ -55,7 +55,8 @@ void multiply_tile(const int8_t* integers, size_t stride, const Codes& codes, si
       FQONNX_UNROLL
       for (size_t p = 0; p < kPanels; ++p) {
         auto& sum = sums[i * kPanels + p];
-        sum = Codes::kWide ? Vector::dot_wide(sum, bytes[p], quad) : Vector::dot(sum, bytes[p], quad);
+        sum = Codes::kWide ? Vector::dot_wide(sum, bytes[p], quad)
+                           : Vector::dot(sum, bytes[p], quad);
       }
     }
   }
@@ -75,15 +76,6 @@ void add_outputs(const int32_t* sums, Number x_scale, Number x_sum, const float*
     const Number value = (sum - Number(offsets[n]) * x_sum) * (x_scale * Number(scales[n]));
     y[n] = first ? float(value) : float(y[n] + value);
   }
-}
-
-// Rows to take next of those that are left, `most` being what registers hold.
-size_t tile_rows(size_t left, size_t most) {
-  if (left >= most && !(most == 12 && left == 16)) return most;  // 16 are twice 8
-  for (size_t rows = 8; rows > 1; rows /= 2) {
-    if (rows < most && left >= rows) return rows;
-  }
-  return 1;
 }
 
 template <size_t digits, class Codes>

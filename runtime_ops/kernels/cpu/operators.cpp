@@ -69,11 +69,22 @@ void multiply(const Kernels& kernels, const std::vector<Part>& parts, const Acti
   }
 }
 
+void refuse(const std::string& what) { throw std::invalid_argument(what); }
+
+void check_scalar(const Attributes& a) {
+  if (a.block_size != 16 && a.block_size != 32 && a.block_size != 64 && a.block_size != 128) {
+    refuse("block_size " + std::to_string(a.block_size) + ", expected 16, 32, 64 or 128");
+  }
+  if (a.group_size != 0 && a.group_size != 128) {
+    refuse("group_size " + std::to_string(a.group_size) + ", expected 0 or 128");
+  }
+}
+
 void check_trellis(const Attributes& a) {
-  const auto refuse = [](const std::string& what) { throw std::invalid_argument(what); };
   if (a.block_size != int64_t(kTileOutputs * kTileColumns)) {
     refuse("block_size " + std::to_string(a.block_size) + " of a trellis code, expected 256");
   }
+  if (a.group_size != 0) refuse("group_size " + std::to_string(a.group_size) + ", expected 0");
   if (a.multiplier < 0 || a.multiplier > 0xffff) {
     refuse("multiplier " + std::to_string(a.multiplier) + ", expected 16 bits");
   }
@@ -94,17 +105,8 @@ FrameOperator::FrameOperator(const Attributes& a)
       trellis_(a.trellis),
       multiplier_(uint16_t(a.multiplier)),
       accuracy_(a.accuracy) {
-  const auto refuse = [](const std::string& what) { throw std::invalid_argument(what); };
   if (a.bits < 1 || a.bits > 4) refuse("bits " + std::to_string(a.bits) + ", expected 1 to 4");
-  if (a.trellis) {
-    check_trellis(a);
-  } else if (a.block_size != 16 && a.block_size != 32 && a.block_size != 64 && a.block_size != 128) {
-    refuse("block_size " + std::to_string(a.block_size) + ", expected 16, 32, 64 or 128");
-  }
-  if (a.group_size != 0 && (a.trellis || a.group_size != 128)) {
-    refuse("group_size " + std::to_string(a.group_size) + ", expected 0" +
-           (a.trellis ? "" : " or 128"));
-  }
+  a.trellis ? check_trellis(a) : check_scalar(a);
   int64_t rest = a.frame_out.dim;
   for (const int64_t columns : a.splits) {
     if (columns < 1 || columns > rest) break;

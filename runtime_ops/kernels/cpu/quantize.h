@@ -12,8 +12,19 @@ size_t fields(const PackedWeight& weight) {
   return weight.bits == 3 || weight.levels ? 1 : 8 / weight.bits;
 }
 
+// Rows that multiply_panels takes next of those that are left, `most` being what registers hold.
+size_t tile_rows(size_t left, size_t most) {
+  if (left >= most && !(most == 12 && left == 16)) return most;  // 16 are twice 8
+  for (size_t rows = 8; rows > 1; rows /= 2) {
+    if (rows < most && left >= rows) return rows;
+  }
+  return 1;
+}
+
 void plan(const PackedWeight& weight, Activations& x) {
-  x.direct = x.rows * x.digits <= Vector::kDirectRows;
+  // Tiles of a trellis code are worth unpacking into memory where they would be unpacked again.
+  x.direct = weight.levels ? tile_rows(x.rows, Vector::kTileRows / x.digits) == x.rows
+                           : x.rows * x.digits <= Vector::kDirectRows;
   x.planes = x.direct && weight.bits == 3 && !weight.levels ? 2 : 1;
   x.stride = round_up(weight.columns, Vector::kBytes * 8);
   // Not a power of two: rows of a tile would meet in the same lines of the cache.

@@ -8,10 +8,10 @@
 namespace fqonnx {
 namespace {
 
-// Four rows of a tile are 16 codes, `bits` whole words. These lie in the lower half of 16 bytes, and
-// the word before them behind. A window is two bytes and the first bits of a third, moved by a
-// product with a power of two. Windows of columns 0 and 2 of each row are one vector, those of 1 and
-// 3 another.
+// Four rows of a tile are 16 codes, `bits` whole words. These lie in the lower half of 16 bytes,
+// and the word before them behind. A window is two bytes and the first bits of a third, moved by
+// products with a power of two. Windows of columns 0 and 2 of each row are one vector, those of 1
+// and 3 another.
 template <int bits>
 struct WindowBytes {
   uint8_t high[2][32];    // two bytes
@@ -53,7 +53,8 @@ class EightRows {
 
   // Levels of the rows from 8·part on, a quad of four columns of each, plus kLevelOffset.
   __m256i decode(const uint8_t* tile, size_t part) const {
-    const __m256i words = _mm256_set_m128i(four_rows(tile, 2 * part + 1), four_rows(tile, 2 * part));
+    const __m256i words =
+        _mm256_set_m128i(four_rows(tile, 2 * part + 1), four_rows(tile, 2 * part));
     const __m256i even = _mm256_srli_epi16(product(words, 0), 10);
     const __m256i odd = _mm256_srli_epi16(product(words, 1), 2);
     const __m256i mask = _mm256_set1_epi16(0x3f00);
@@ -72,7 +73,9 @@ class EightRows {
 
   __m256i product(__m256i words, int odd) const {
     alignas(32) static constexpr auto kBytes = window_bytes<bits>();
-    const auto load = [](const void* p) { return _mm256_load_si256(static_cast<const __m256i*>(p)); };
+    const auto load = [](const void* p) {
+      return _mm256_load_si256(static_cast<const __m256i*>(p));
+    };
     const __m256i power = load(kBytes.power[odd]);
     const __m256i high = _mm256_shuffle_epi8(words, load(kBytes.high[odd]));
     const __m256i low = _mm256_shuffle_epi8(words, load(kBytes.low[odd]));

@@ -10,13 +10,13 @@ namespace {
 
 #ifdef __AVX512VBMI__
 
-// Two rows are 8 codes. Their windows lie within three words and one bit, so that four words, the
-// last one lowest, have them at any distance: bytes from any bit of 64 are one instruction. Windows
-// of columns 0 and 2 of each row are one vector, those of 1 and 3 another.
+// The windows of two rows, 8 codes, lie within four words, which a permutation puts together, the
+// last one lowest: to take bytes from any bit of 64 is one instruction. Windows of columns 0 and 2
+// of each row are one vector, those of 1 and 3 another.
 template <int bits>
 struct Windows {
-  uint16_t word[4][32];  // of a tile, for each part
-  uint8_t bit[2][64];    // of four words
+  uint16_t word[4][32];  // of the tile, for each part
+  uint8_t bit[2][64];    // of the four words
 };
 
 template <int bits>
