@@ -10,8 +10,7 @@ import numpy as np
 from onnx.helper import np_dtype_to_tensor_dtype
 
 from fqonnx.frames import Frame, HarmonicFrame, IdentityFrame
-from fqonnx.packing import pack_signs
-from fqonnx.quant.trellis import TILE, TILE_COLUMNS, TILE_ROWS
+from fqonnx.packing import TILE, TILE_COLUMNS, TILE_ROWS, pack_signs
 from fqonnx.reference import analysis_operator
 from operator_cases import PADDED, TETRIS, UNIFORM, WIDE_TETRIS, hadamard
 

@@ -15,6 +15,7 @@ LAYER = LayerDiff(
     dim_in=64,
     dim_out=48,
     bits=2,
+    codebook="scalar",
     frames=["hadamard"],
     redundancy=1.25,
     float_bytes=64 * 48 * 4,

@@ -22,14 +22,8 @@ from onnx.helper import (
 )
 
 from fqonnx.frames import Frame, IdentityFrame
-from fqonnx.quant.trellis import (
-    LEVELS,
-    TILE,
-    TILE_COLUMNS,
-    TILE_ROWS,
-    pack_streams,
-    trellis_code,
-)
+from fqonnx.packing import LEVELS, TILE, TILE_COLUMNS, TILE_ROWS, pack_tiles
+from fqonnx.quant.trellis import trellis_code
 from fqonnx.runtime_ops import DOMAIN, instruction_set, library_path
 from operator_cases import INT8_ACTIVATIONS, hadamard, joined, make_session, relative_error
 from trellis_cases import CASES, INPUTS, Arrays, Trellis
@@ -111,8 +105,9 @@ def test_codes_of_the_compiler(bits: int) -> None:
     """A kernel and `TrellisCode.decode` agree, exactly."""
     code = trellis_code(bits)
     codes = np.random.default_rng(0).integers(0, 1 << bits, (2, 3, TILE), np.uint8)
+    rows = codes.reshape(2, 3, TILE_ROWS, TILE_COLUMNS).swapaxes(1, 2).reshape(128, 12)
     arrays = {
-        "codes": pack_streams(codes, bits).astype("<u2").view(np.uint8),
+        "codes": pack_tiles(rows, bits),
         "scales": np.ones((128, 1), np.float16),
         "levels": code.levels,
     }

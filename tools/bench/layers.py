@@ -9,9 +9,9 @@ import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from fqonnx.frames import HadamardFrame, IdentityFrame
-from fqonnx.packing import choose_block_size, pack_signs
+from fqonnx.packing import TILE, TILE_COLUMNS, TILE_ROWS, choose_block_size, pack_signs
 from fqonnx.passes import MergeFrameMatMulsPass
-from fqonnx.quant.trellis import TILE, TILE_COLUMNS, TILE_ROWS, trellis_code
+from fqonnx.quant.trellis import trellis_code
 from fqonnx.runtime_ops import FrameOpSpec, build_function
 
 OPSET = 20
@@ -58,10 +58,17 @@ def frame_model(
 
 
 def trellis_model(dim_in: int, dim_out: int, bits: int) -> ir.Model:
-    """A FrameMatMul of random trellis codes, for the library alone: it has no body."""
-    frame, frame_out = HadamardFrame.create(dim_in), IdentityFrame(dim_out).spec
-    code = trellis_code(bits)
-    spec = FrameOpSpec("FrameMatMul", frame.spec, frame_out, bits, TILE)
+    """A FrameMatMul of random trellis codes."""
+    frame, code = HadamardFrame.create(dim_in), trellis_code(bits)
+    spec = FrameOpSpec(
+        "FrameMatMul",
+        frame.spec,
+        IdentityFrame(dim_out).spec,
+        bits,
+        TILE,
+        codebook="trellis",
+        multiplier=code.multiplier,
+    )
     tiles = (-(-dim_out // TILE_ROWS), -(-frame.num_vectors // TILE_COLUMNS))
     packed = {
         "codes": np.random.default_rng(0).integers(0, 256, (*tiles, TILE * bits // 8), np.uint8),
@@ -77,10 +84,12 @@ def trellis_model(dim_in: int, dim_out: int, bits: int) -> ir.Model:
     y = tape.op(
         "FrameMatMul",
         [x, codes, scales, None, signs, None, None, levels],
-        spec.attributes() | {"codebook": "trellis", "multiplier": code.multiplier},
+        spec.attributes(),
         domain="fqonnx",
+        overload=spec.overload,
     )
-    return model(tape, x, [y], dim_out, {"": OPSET, "fqonnx": 1}, [])
+    opsets = {"": OPSET, "fqonnx": 1, "com.microsoft": 1}
+    return model(tape, x, [y], dim_out, opsets, [build_function(spec, OPSET)])
 
 
 def merged_model(dim_in: int, dim_out: int, bits: int, layers: int) -> ir.Model:
