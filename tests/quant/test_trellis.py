@@ -142,7 +142,8 @@ def test_instruction_sets_agree(instruction_set: str) -> None:
             assert np.array_equal(found, search(values, bits, targets))
     """
     environment = os.environ | {"FQONNX_INSTRUCTION_SET": instruction_set}
-    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+    command = [sys.executable, "-P", "-c", script]  # not the folder of the sources
+    subprocess.run(command, env=environment, check=True)
 
 
 @BITS

@@ -172,7 +172,11 @@ print(np.isfinite(kernel.run_matmul(x, "float16")).all())
     tools = str(KERNELS.parents[1] / "tools")
     environment = os.environ | {"PYTHONPATH": tools, "LD_LIBRARY_PATH": ""}
     run = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-P", "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert run.stdout.splitlines() == ["there is no cuBLAS", "True"]
 
