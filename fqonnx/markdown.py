@@ -57,8 +57,10 @@ def headline(verdicts: Sequence[Verdict]) -> str:
     """Return what became of all thresholds in a few words."""
     if not verdicts:
         return "Float against compiled"
-    missed = sum(not verdict.met for verdict in verdicts)
-    return f"{f'Missed {missed}' if missed else 'Met all'} of {len(verdicts)} thresholds"
+    missed, total = sum(not verdict.met for verdict in verdicts), len(verdicts)
+    if total == 1:
+        return f"{'Missed' if missed else 'Met'} the threshold"
+    return f"Missed {missed} of {total} thresholds" if missed else f"Met all {total} thresholds"
 
 
 def verdict_line(verdict: Verdict) -> str:

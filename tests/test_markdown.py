@@ -55,7 +55,7 @@ def test_the_verdict_comes_first() -> None:
         *[("p", "missed: y: max_abs_diff is 1, the threshold is ≤ 0.5")] * 2,
     ]
     blocks, _ = read(page(MET))
-    assert blocks[:2] == [("h1", "Met all of 1 thresholds"), ("p", verdict_line(MET))]
+    assert blocks[:2] == [("h1", "Met the threshold"), ("p", verdict_line(MET))]
 
 
 def test_without_thresholds_there_is_no_verdict() -> None:
