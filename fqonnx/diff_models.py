@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fqonnx.diff import (
     LayerDiff,
@@ -13,6 +13,7 @@ from fqonnx.diff import (
     Threshold,
     advise,
     compare_models,
+    compare_pairs,
     diff_layers,
     half_precision_session,
     judge,
@@ -46,15 +47,14 @@ def diff_models(
     Raises:
         FqonnxError: A model, the data or an option is not usable.
     """
-    compare = functools.partial(
-        compare_models,
-        feeds=pair.samples.feeds,
-        kinds=pair.kinds,
-        labels=pair.labels,
-        mask_input=pair.mask_input,
-        track=track,
-    )
-    outputs, noise, split, warnings = _outputs(pair, compare)
+    options = {
+        "feeds": pair.samples.feeds,
+        "kinds": pair.kinds,
+        "labels": pair.labels,
+        "mask_input": pair.mask_input,
+        "track": track,
+    }
+    outputs, noise, split, warnings = _outputs(pair, options)
     layers = diff_layers(
         pair.model,
         pair.compiled,
@@ -83,7 +83,7 @@ def diff_models(
 
 
 def _outputs(
-    pair: ModelPair, compare: Callable[..., list[OutputDiff]]
+    pair: ModelPair, options: Mapping[str, Any]
 ) -> tuple[list[OutputDiff], list[OutputDiff], ErrorSplit | None, list[str]]:
     """Return differences of outputs, the noise floor, what makes the differences, and warnings.
 
@@ -91,30 +91,27 @@ def _outputs(
     """
     path = pair.compiled_path
     expected, actual = Session(pair.float_path, str(pair.float_path)), Session(path, str(path))
-    outputs = compare(expected, actual, compiled_path=path)
+    pairs, split = [(expected, actual)], None
+    if pair.layers:
+        exact = pair.compiled.clone()
+        rounds = ExactProductsPass()(exact).modified
+        between = Session(exact, f"{path} with exact products", frugal=True) if rounds else actual
+        pairs += [(expected, between), (between, actual)]
+    outputs, *parts = compare_pairs(pairs, compiled_path=path, **options)
+    if parts:
+        split = ErrorSplit(*parts, provider=_on_both(path, options))
     noise: list[OutputDiff] = []
     warnings = []
     try:
-        noise = compare(
-            expected, half_precision_session(pair.float_path), compiled_path=pair.float_path
-        )
+        half = half_precision_session(pair.float_path)
+        noise = compare_models(expected, half, compiled_path=pair.float_path, **options)
     except ModelError as error:
         warnings.append(f"no noise floor: {error.found}")
-    if not pair.layers:
-        if any(node.domain == DOMAIN for node in pair.compiled.graph):
-            warnings.append(
-                "layers are not compared: none of them is known from the float model, or to this "
-                "version of fqonnx"
-            )
-        return outputs, noise, None, warnings
-    exact = pair.compiled.clone()
-    rounds = ExactProductsPass()(exact).modified
-    between = Session(exact, f"{path} with exact products", frugal=True) if rounds else actual
-    split = ErrorSplit(
-        algorithm=compare(expected, between, compiled_path=path),
-        kernel=compare(between, actual, compiled_path=path),
-        provider=_on_both(compare, path),
-    )
+    if not pair.layers and any(node.domain == DOMAIN for node in pair.compiled.graph):
+        warnings.append(
+            "layers are not compared: none of them is known from the float model, or to this "
+            "version of fqonnx"
+        )
     return outputs, noise, split, warnings
 
 
@@ -133,9 +130,10 @@ def _sizes(pair: ModelPair, layers: Sequence[LayerDiff]) -> ModelReport:
     )
 
 
-def _on_both(compare: Callable[..., list[OutputDiff]], path: Path) -> list[OutputDiff]:
+def _on_both(path: Path, options: Mapping[str, Any]) -> list[OutputDiff]:
     """Compare a model on the CPU with itself on the GPU, where there is one."""
     if "CUDAExecutionProvider" not in available_providers():
         return []
     on_cpu = Session(path, f"{path} on the CPU", providers=["CPUExecutionProvider"])
-    return compare(on_cpu, Session(path, f"{path} on the GPU"), compiled_path=path)
+    on_gpu = Session(path, f"{path} on the GPU")
+    return compare_models(on_cpu, on_gpu, compiled_path=path, **options)

@@ -2,7 +2,7 @@
 
 from fqonnx.diff.advice import Advice, advise
 from fqonnx.diff.bisect import Bisection, bisect_layers
-from fqonnx.diff.compare import Labels, compare_models, squared_error
+from fqonnx.diff.compare import Labels, compare_models, compare_pairs, squared_error
 from fqonnx.diff.kinds import Kind, OutputKind, output_kinds
 from fqonnx.diff.layers import LayerDiff, diff_layers
 from fqonnx.diff.metrics import OutputDiff, OutputMetrics
@@ -30,6 +30,7 @@ __all__ = [
     "advise",
     "bisect_layers",
     "compare_models",
+    "compare_pairs",
     "diff_layers",
     "half_precision_session",
     "judge",

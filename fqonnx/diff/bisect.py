@@ -69,15 +69,15 @@ def bisect_layers(
     def compare(restored: Sequence[int]) -> list[OutputDiff]:
         compiled = np.ones(switched.num_layers, np.bool_)
         compiled[list(restored)] = False
-        return measure(
+        (found,) = measure(
             switched.output_names,
-            expected.run,
-            lambda feed, _: switched.run(feed, compiled),
+            [(expected.run, lambda feed, _: switched.run(feed, compiled))],
             track(feeds, f"Restoring {len(restored)} of {switched.num_layers} layers"),
             kinds=kinds,
             labels=labels,
             mask_input=mask_input,
         )
+        return found
 
     def meets(outputs: Sequence[OutputDiff]) -> bool:
         return all(verdict.met for verdict in judge(outputs, thresholds))

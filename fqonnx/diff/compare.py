@@ -1,4 +1,4 @@
-"""Run two models on the same feeds."""
+"""Run models on the same feeds."""
 
 from __future__ import annotations
 
@@ -30,12 +30,36 @@ def compare_models(
     mask_input: str | None = None,
     track: Track = silent,
 ) -> list[OutputDiff]:
-    """Return the differences of every numeric output of two models over all feeds.
+    """Return the differences of every numeric output of two models (see `compare_pairs`)."""
+    (found,) = compare_pairs(
+        [(expected, actual)],
+        feeds,
+        compiled_path=compiled_path,
+        kinds=kinds,
+        labels=labels,
+        mask_input=mask_input,
+        track=track,
+    )
+    return found
+
+
+def compare_pairs(
+    pairs: Sequence[tuple[Session, Session]],
+    feeds: tuple[Feed, ...],
+    *,
+    compiled_path: Path,
+    kinds: Mapping[str, OutputKind],
+    labels: Labels | None = None,
+    mask_input: str | None = None,
+    track: Track = silent,
+) -> list[list[OutputDiff]]:
+    """Return the differences of every numeric output of pairs of models over all feeds.
+
+    A model that is in several pairs runs once.
 
     Args:
-        expected: The float model.
-        actual: The compiled model.
-        feeds: Batches for both.
+        pairs: The float model, or what takes its place, and the other.
+        feeds: Batches for all.
         compiled_path: What error messages call the compiled model.
         kinds: What the outputs are, by name.
         labels: The right classes of all samples (samples,), for the outputs of classes.
@@ -47,24 +71,16 @@ def compare_models(
         DataError: The labels or the token ids do not fit an output.
         ModelError: The models have different inputs, outputs or output shapes.
     """
-    for kind, first, second in (
-        ("inputs", [v.name for v in expected.inputs], [v.name for v in actual.inputs]),
-        ("outputs", expected.output_names, actual.output_names),
-    ):
-        if first != second:
-            raise ModelError(
-                str(compiled_path),
-                f"its {kind} are {', '.join(second)}; the float model's are {', '.join(first)}",
-                "Compare a model with the one that it was compiled from",
-            )
-    names = [name for name in expected.numeric_outputs if name in actual.numeric_outputs]
+    for expected, actual in pairs:
+        _check_alike(expected, actual, compiled_path)
+    numeric = [session.numeric_outputs for pair in pairs for session in pair]
+    names = [name for name in numeric[0] if all(name in others for others in numeric)]
     if labels is not None and all(kinds[name].kind != "classes" for name in names):
         raise ConfigError("--labels", "no output is of classes", "Name one: --kind OUTPUT=classes")
     try:
         return measure(
             names,
-            expected.run,
-            actual.run,
+            [(expected.run, actual.run) for expected, actual in pairs],
             track(feeds, "Comparing"),
             kinds=kinds,
             labels=labels,
@@ -76,35 +92,50 @@ def compare_models(
         ) from error
 
 
+def _check_alike(expected: Session, actual: Session, compiled_path: Path) -> None:
+    for kind, first, second in (
+        ("inputs", [v.name for v in expected.inputs], [v.name for v in actual.inputs]),
+        ("outputs", expected.output_names, actual.output_names),
+    ):
+        if first != second:
+            raise ModelError(
+                str(compiled_path),
+                f"its {kind} are {', '.join(second)}; the float model's are {', '.join(first)}",
+                "Compare a model with the one that it was compiled from",
+            )
+
+
 def measure(
     names: Sequence[str],
-    expected: Run,
-    actual: Run,
+    pairs: Sequence[tuple[Run, Run]],
     feeds: Iterable[Feed],
     *,
     kinds: Mapping[str, OutputKind],
     labels: Labels | None = None,
     mask_input: str | None = None,
-) -> list[OutputDiff]:
-    """Return the differences of outputs that two functions of a feed and their names give.
+) -> list[list[OutputDiff]]:
+    """Return the differences of outputs between pairs of functions of a feed and their names.
 
     Raises:
         DataError: The labels or the token ids do not fit an output.
         ValueError: An output has two shapes.
     """
-    metrics = [OutputMetrics(name, kinds[name].kind) for name in names]
+    metrics = [[OutputMetrics(name, kinds[name].kind) for name in names] for _ in pairs]
+    runs = dict.fromkeys(run for pair in pairs for run in pair)
     start = 0
     for feed in feeds:
         mask = feed[mask_input] if mask_input is not None else None
         stop = start + num_samples(feed)
         right = None if labels is None else labels[start:stop]
         start = stop
-        pairs = zip(metrics, expected(feed, names), actual(feed, names), strict=True)
-        for metric, reference, output in pairs:
-            ids = kinds[metric.name].ids
-            own = None if ids is None else feed[ids]
-            metric.update(reference, output, mask, labels=right, ids=own)
-    return [metric.result() for metric in metrics]
+        outputs = {run: run(feed, names) for run in runs}
+        for (expected, actual), of_pair in zip(pairs, metrics, strict=True):
+            compared = zip(of_pair, outputs[expected], outputs[actual], strict=True)
+            for metric, reference, output in compared:
+                ids = kinds[metric.name].ids
+                own = None if ids is None else feed[ids]
+                metric.update(reference, output, mask, labels=right, ids=own)
+    return [[metric.result() for metric in of_pair] for of_pair in metrics]
 
 
 def squared_error(
