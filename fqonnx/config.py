@@ -16,7 +16,7 @@ Sides = Literal["in", "out", "both"]
 FrameKind = Literal["identity", "hadamard", "fusion", "harmonic"]
 
 # Where nothing else is asked for, `auto` takes trellis codes up to these bits.
-_MOST_TRELLIS_BITS = 0
+_MOST_TRELLIS_BITS = 3
 
 
 @dataclass(frozen=True)

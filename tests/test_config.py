@@ -165,7 +165,7 @@ def test_sigma_delta_is_that_of_its_authors_with_exact_operators() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_recipe_is_the_method_where_nothing_is_asked_for(name: str) -> None:
-    config = CompileConfig(method=name)
+    config = CompileConfig(method=name, target="ort-stock")
     assert config.recipe == METHODS[name]
     assert (config.redundancy, config.sides, config.lowering) == (None, None, None)
 

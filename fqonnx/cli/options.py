@@ -52,7 +52,8 @@ codebook_option = click.option(
     "--codebook",
     type=click.Choice(get_args(Codebook)),
     help="scalar: a code is a level; trellis: a level follows from several codes, with 40% less "
-    "error at the same bits, for the library of operators [default: scalar]",
+    "error at the same bits, for the library of operators [default: trellis for auto at 3 bits or "
+    "less where --target is ort-fqonnx, else scalar]",
 )
 sequential_option = click.option(
     "--sequential",
