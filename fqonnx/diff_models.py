@@ -99,7 +99,8 @@ def _outputs(
         pairs += [(expected, between), (between, actual)]
     outputs, *parts = compare_pairs(pairs, compiled_path=path, **options)
     if parts:
-        split = ErrorSplit(*parts, provider=_on_both(path, options))
+        algorithm, kernel = parts
+        split = ErrorSplit(algorithm, kernel, provider=_on_both(path, options))
     noise: list[OutputDiff] = []
     warnings = []
     try:
