@@ -14,6 +14,7 @@ from fqonnx.diff import OutputDiff, Threshold, judge
 from fqonnx.passes import LinearLayer, SelectWeightsPass
 from fqonnx.quantize_layers import quantize_layers
 from fqonnx.session import Feed, Session
+from fqonnx.workshop import Workshop
 
 
 def choose_bits(
@@ -27,6 +28,7 @@ def choose_bits(
     meet: Sequence[Threshold],
     compare: Callable[[Session], list[OutputDiff]],
     warnings: list[str],
+    workshop: Workshop,
 ) -> tuple[Override, ...]:
     """Return overrides that spend ``target_bits``, or as few as meet thresholds, and those given.
 
@@ -40,12 +42,13 @@ def choose_bits(
         meet: Thresholds; none of them take ``target_bits``.
         compare: Gives the differences between the float model and a session of another.
         warnings: Gets what a user should know.
+        workshop: Quantizes.
 
     Raises:
         ConfigError: No output has the measure of a threshold.
         ModelError: A weight is not finite, the model does not run, or memory runs out.
     """
-    options = measure_options(model, layers, calibration, config, feed, session)
+    options = measure_options(model, layers, calibration, config, feed, session, workshop)
 
     def overrides(bits: float) -> tuple[Override, ...]:
         return (*options.best(bits), *config.overrides)
@@ -54,7 +57,7 @@ def choose_bits(
         trial, tried = model.clone(), replace(config, overrides=overrides(bits), target_bits=None)
         selected = SelectWeightsPass(config.include, config.exclude)
         selected(trial)
-        quantize_layers(trial, selected.layers, calibration, tried, [])
+        quantize_layers(trial, selected.layers, calibration, tried, [], workshop)
         outputs = compare(Session(trial, calibration.where))
         return all(verdict.met for verdict in judge(outputs, meet))
 

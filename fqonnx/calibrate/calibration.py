@@ -37,36 +37,35 @@ class Calibration:
     track: Track = silent
     where: str = "model"
 
-    def rounds(
-        self, model: ir.Model, units: Sequence[Unit]
-    ) -> Iterator[tuple[list[Unit], dict[LayerInput, Moments]]]:
-        """Yield units with the moments of their layers' inputs, none of them without samples.
+    def rounds(self, units: Sequence[Unit]) -> list[list[Unit]]:
+        """Split units into rounds whose Hessians fit into memory; one round without samples."""
+        return [list(units)] if self.samples is None else list(_rounds(units))
+
+    def moments(self, model: ir.Model, group: Sequence[Unit]) -> dict[LayerInput, Moments]:
+        """Return the moments of the inputs of a round's layers, none of them without samples.
 
         Raises:
             ModelError: The model does not run on the samples.
             DataError: An activation is not finite.
         """
-        for group in _rounds(units):
-            moments: dict[LayerInput, Moments] = {}
-            with timed(self.timing, "calibrate_s"):
-                if self.samples is not None:
-                    values = dict.fromkeys(layer.input for unit in group for layer in unit)
-                    moments = collect_moments(
-                        model,
-                        list(values),
-                        self.samples,
-                        mask_input=self.mask_input,
-                        device=self.device,
-                        track=self.track,
-                        where=self.where,
-                    )
-            yield group, moments
+        if self.samples is None:
+            return {}
+        with timed(self.timing, "calibrate_s"):
+            return collect_moments(
+                model,
+                list(dict.fromkeys(layer.input for unit in group for layer in unit)),
+                self.samples,
+                mask_input=self.mask_input,
+                device=self.device,
+                track=self.track,
+                where=self.where,
+            )
 
-    def parts(self, unit: Unit, moments: Mapping[LayerInput, Moments]) -> list[Moments] | None:
-        """Return the moments of the layers of a unit that have rows; None without samples."""
+    def parts(self, unit: Unit, moments: Mapping[LayerInput, Moments]) -> dict[str, Moments] | None:
+        """Return the moments of a unit's layers that have rows, by name; None without samples."""
         if self.samples is None:
             return None
-        return [moments[layer.input] for layer in unit if layer.input in moments]
+        return {layer.name: moments[layer.input] for layer in unit if layer.input in moments}
 
 
 def _rounds(units: Sequence[Unit]) -> Iterator[list[Unit]]:
