@@ -23,7 +23,8 @@ from fqonnx.progress import timed
 from fqonnx.quant import Moments, QuantizedWeight
 from fqonnx.quantize_layers import by_weight, seeds_of
 from fqonnx.quantize_unit import quantize_unit
-from fqonnx.session import Feed, Session
+from fqonnx.segments import open_model
+from fqonnx.session import Feed, Runnable
 
 # Bits and redundancies that a layer may have, cheapest first, and which of them is measured.
 CHOICES = ((1, 1.0), (2, 1.0), (2, 1.25), (3, 1.0), (4, 1.0))
@@ -75,7 +76,7 @@ def measure_options(
     calibration: Calibration,
     config: CompileConfig,
     feed: Feed,
-    session: Session,
+    session: Runnable,
 ) -> LayerOptions:
     """Measure what each layer would do to the outputs with each choice of bits and redundancy.
 
@@ -93,7 +94,7 @@ def measure_options(
     units = by_weight(layers)
     seeds = seeds_of(units)
     names = session.numeric_outputs
-    reference = session.run(feed, names)
+    (reference,) = session.run_all([feed], names)
     mask = None if calibration.mask_input is None else feed[calibration.mask_input]
     options: list[list[Option]] = []
     weights = 0
@@ -106,7 +107,8 @@ def measure_options(
                     continue
                 base = found[min(len(found) - 1, _BASE)][1]
                 with _replaced(unit, base):
-                    outputs = Session(model, calibration.where).run(feed, names)
+                    trial = open_model(model, calibration.where, folder=calibration.folder)
+                    (outputs,) = trial.run_all([feed], names)
                 noise = squared_error(reference, outputs, mask)
                 noise = (noise if math.isfinite(noise) else 1.0) / (_loss(base) or 1.0)
                 options.append(

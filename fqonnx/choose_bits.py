@@ -13,7 +13,8 @@ from fqonnx.config import CompileConfig, Override
 from fqonnx.diff import OutputDiff, Threshold, judge
 from fqonnx.passes import LinearLayer, SelectWeightsPass
 from fqonnx.quantize_layers import quantize_layers
-from fqonnx.session import Feed, Session
+from fqonnx.segments import open_model
+from fqonnx.session import Feed, Runnable
 
 
 def choose_bits(
@@ -21,11 +22,11 @@ def choose_bits(
     layers: Sequence[LinearLayer],
     calibration: Calibration,
     config: CompileConfig,
-    session: Session,
+    session: Runnable,
     feed: Feed,
     *,
     meet: Sequence[Threshold],
-    compare: Callable[[Session], list[OutputDiff]],
+    compare: Callable[[Runnable], list[OutputDiff]],
     warnings: list[str],
 ) -> tuple[Override, ...]:
     """Return overrides that spend ``target_bits``, or as few as meet thresholds, and those given.
@@ -55,7 +56,7 @@ def choose_bits(
         selected = SelectWeightsPass(config.include, config.exclude)
         selected(trial)
         quantize_layers(trial, selected.layers, calibration, tried, [])
-        outputs = compare(Session(trial, calibration.where))
+        outputs = compare(open_model(trial, calibration.where, folder=calibration.folder))
         return all(verdict.met for verdict in judge(outputs, meet))
 
     if not meet:
