@@ -188,7 +188,7 @@ def test_trellis_takes_the_place_of_the_alphabet_alone(name: str) -> None:
 
 
 def test_best_codebook_is_the_trellis_where_it_stays_packed(monkeypatch: Any) -> None:
-    monkeypatch.setattr("fqonnx.config._MOST_TRELLIS_BITS", 3)
+    monkeypatch.setattr("fqonnx.config.MOST_TRELLIS_BITS", 3)
 
     def codebook(**options: Any) -> str:
         config = CompileConfig(**options)
