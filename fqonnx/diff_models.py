@@ -22,8 +22,9 @@ from fqonnx.diff import (
 )
 from fqonnx.diff_report import DiffReport, ErrorSplit, SamplesReport
 from fqonnx.errors import ModelError
+from fqonnx.files import sha256
 from fqonnx.machine import processor
-from fqonnx.model_file import file_bytes, sha256
+from fqonnx.model_file import file_bytes
 from fqonnx.model_pair import ModelPair, pair_files
 from fqonnx.passes import ExactProductsPass
 from fqonnx.progress import Track, silent

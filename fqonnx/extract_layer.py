@@ -10,11 +10,11 @@ import numpy as np
 import onnx_ir as ir
 
 from fqonnx.errors import ConfigError
-from fqonnx.model_file import written_model
 from fqonnx.model_pair import ModelPair
 from fqonnx.passes import CompiledLayer
 from fqonnx.passes.frame_functions import remove_unused_functions
 from fqonnx.segments import open_model
+from fqonnx.written_model import written_model
 
 
 def extract_layer(pair: ModelPair, layer: CompiledLayer, folder: Path) -> None:

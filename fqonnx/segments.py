@@ -179,7 +179,6 @@ class Relay:
             part = segment.extract(self.model, segment.outputs)
             for _ in self.run(segment, part, (), "Running"):
                 pass
-        self.drop(segment)
 
     def run(
         self, segment: Segment, part: ir.Model, wanted: Sequence[str], description: str
@@ -199,9 +198,10 @@ class Relay:
             ModelError: The part does not run, or what it hands on cannot be written.
         """
         passed = [str(v.name) for v in part.graph.outputs if v.name not in wanted]
-        number = self.segments.index(segment) + 1
+        number = self.segments.index(segment)
+        self._drop_before(number)
         if (total := len(self.segments)) > 1:
-            description = f"{description}, segment {number} of {total}"
+            description = f"{description}, segment {number + 1} of {total}"
             first = self.values(0, segment.inputs)
             for value in part.graph.inputs:
                 if (name := str(value.name)) not in self._feeds[0]:
@@ -221,10 +221,9 @@ class Relay:
         given = {name: feed[name] for name in names if name in feed}
         return given | {name: np.load(self._path(index, name)) for name in read}
 
-    def drop(self, segment: Segment) -> None:
-        """Remove what no segment behind this one reads."""
-        later = self.segments[self.segments.index(segment) + 1 :]
-        kept = self._outputs.union(*(other.inputs for other in later))
+    def _drop_before(self, number: int) -> None:
+        """Remove what no segment from this one on reads."""
+        kept = self._outputs.union(*(segment.inputs for segment in self.segments[number:]))
         for name in self._held.keys() - kept:
             for index in range(len(self._feeds)):
                 self._path(index, name).unlink()

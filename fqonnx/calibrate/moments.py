@@ -50,7 +50,9 @@ def collect_moments(
     """
     kept = segment.outputs if hand_on else ()
     needed = (segment.values.get(value.name, value.name) for value in values)
-    part = segment.extract(relay.model, list(dict.fromkeys([*kept, *needed])))
+    if not (outputs := list(dict.fromkeys([*kept, *needed]))):
+        return {}
+    part = segment.extract(relay.model, outputs)
     adder = AddMomentOutputsPass(values, mask_input, kept)
     adder(part)
     sums = [np.zeros((value.dim + 1,) * 2) for value in values]
