@@ -22,7 +22,8 @@ from fqonnx.passes import LinearLayer, Unit
 from fqonnx.progress import timed
 from fqonnx.quant import PackedWeight
 from fqonnx.quantize_layers import by_weight, seeds_of
-from fqonnx.session import Feed, Session
+from fqonnx.segments import open_model
+from fqonnx.session import Feed, Runnable
 from fqonnx.workshop import Round, Workshop
 
 # Bits and redundancies that a layer may have, cheapest first, and which of them is measured.
@@ -75,7 +76,7 @@ def measure_options(
     calibration: Calibration,
     config: CompileConfig,
     feed: Feed,
-    session: Session,
+    session: Runnable,
     workshop: Workshop,
 ) -> LayerOptions:
     """Measure what each layer would do to the outputs with each choice of bits and redundancy.
@@ -95,18 +96,18 @@ def measure_options(
     units = by_weight(layers)
     seeds = seeds_of(units)
     names = session.numeric_outputs
-    reference = session.run(feed, names)
+    (reference,) = session.run_all([feed], names)
     mask = None if calibration.mask_input is None else feed[calibration.mask_input]
     options: list[list[Option]] = []
     weights = 0
-    for group in calibration.rounds(units):
+    for group, moments in calibration.rounds(model, units):
         choices = {unit: _choices(unit, config) for unit in group}
         wanted = [
             (unit, replace(config.for_layer(unit[0].names), **choice.given()))
             for unit in group
             for choice in choices[unit]
         ]
-        of = Round(model, group, seeds, calibration)
+        of = Round(group, moments, seeds, calibration)
         done = iter(workshop.quantize(of, wanted, "Trying bits", "allocate_s"))
         with timed(calibration.timing, "allocate_s"):
             for unit in calibration.track(group, "Weighing layers"):
@@ -116,7 +117,8 @@ def measure_options(
                     continue
                 base = found[min(len(found) - 1, _BASE)][1]
                 with _replaced(unit, base):
-                    outputs = Session(model, calibration.where).run(feed, names)
+                    trial = open_model(model, calibration.where, folder=calibration.folder)
+                    (outputs,) = trial.run_all([feed], names)
                 noise = squared_error(reference, outputs, mask)
                 noise = (noise if math.isfinite(noise) else 1.0) / (_loss(base) or 1.0)
                 options.append(

@@ -13,7 +13,8 @@ from fqonnx.config import CompileConfig, Override
 from fqonnx.diff import OutputDiff, Threshold, judge
 from fqonnx.passes import LinearLayer, SelectWeightsPass
 from fqonnx.quantize_layers import quantize_layers
-from fqonnx.session import Feed, Session
+from fqonnx.segments import open_model
+from fqonnx.session import Feed, Runnable
 from fqonnx.workshop import Workshop
 
 
@@ -22,11 +23,11 @@ def choose_bits(
     layers: Sequence[LinearLayer],
     calibration: Calibration,
     config: CompileConfig,
-    session: Session,
+    session: Runnable,
     feed: Feed,
     *,
     meet: Sequence[Threshold],
-    compare: Callable[[Session], list[OutputDiff]],
+    compare: Callable[[Runnable], list[OutputDiff]],
     warnings: list[str],
     workshop: Workshop,
 ) -> tuple[Override, ...]:
@@ -58,7 +59,7 @@ def choose_bits(
         selected = SelectWeightsPass(config.include, config.exclude)
         selected(trial)
         quantize_layers(trial, selected.layers, calibration, tried, [], workshop)
-        outputs = compare(Session(trial, calibration.where))
+        outputs = compare(open_model(trial, calibration.where, folder=calibration.folder))
         return all(verdict.met for verdict in judge(outputs, meet))
 
     if not meet:

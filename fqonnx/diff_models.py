@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from fqonnx.passes import ExactProductsPass
 from fqonnx.progress import Track, silent
 from fqonnx.report import Compilation, ModelReport, collect_versions
 from fqonnx.runtime_ops import DOMAIN
+from fqonnx.segments import open_model
 from fqonnx.session import Session, available_providers
 
 
@@ -91,12 +93,13 @@ def _outputs(
     No session outlives this: the layers need room for sessions of their own.
     """
     path = pair.compiled_path
-    expected, actual = Session(pair.float_path, str(pair.float_path)), Session(path, str(path))
+    opened = functools.partial(open_model, track=options["track"])
+    expected, actual = (opened(p, str(p)) for p in (pair.float_path, path))
     pairs, split = [(expected, actual)], None
     if pair.layers:
         exact = pair.compiled.clone()
         rounds = ExactProductsPass()(exact).modified
-        between = Session(exact, f"{path} with exact products", frugal=True) if rounds else actual
+        between = opened(exact, f"{path} with exact products", frugal=True) if rounds else actual
         pairs += [(expected, between), (between, actual)]
     outputs, *parts = compare_pairs(pairs, compiled_path=path, **options)
     if parts:

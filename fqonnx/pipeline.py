@@ -51,7 +51,8 @@ from fqonnx.report import (
     LayerReport,
     collect_versions,
 )
-from fqonnx.session import Session
+from fqonnx.segments import open_model
+from fqonnx.session import Runnable
 from fqonnx.workshop import Workshop
 from fqonnx.written_model import output_files, written_model
 
@@ -102,20 +103,24 @@ def compile_model(
                 "the compiled file is not checked, since the float model does not pass "
                 f"onnx.checker either: {float_fault}"
             )
-        float_session = Session(model_path, str(model_path))
-        inputs = float_session.inputs
+        folder = next(parent for parent in output_path.absolute().parents if parent.is_dir())
+        opened = functools.partial(open_model, folder=folder, track=track)
+        float_model = opened(model_path, str(model_path))
+        inputs = float_model.inputs
         mask_input = find_mask_input(inputs, config.mask_input)
         signature, kinds = graph_signature(model), output_kinds(model)
-        used, compared = _samples(str(calibration), model, float_session, config, warnings)
+        used, compared = _samples(str(calibration), model, float_model, config, warnings)
         selected = _select(model, config, warnings)
         if not selected.layers:
             warnings.append("no layer was quantized: the report says why for each node")
 
     warnings += _odd_options(config, used)
-    calibrated = Calibration(used, mask_input, config.device, timing, track, str(model_path))
+    calibrated = Calibration(
+        used, mask_input, config.device, timing, track, str(model_path), folder
+    )
     compare = functools.partial(
         compare_models,
-        float_session,
+        float_model,
         feeds=compared.feeds,
         compiled_path=output_path,
         kinds=kinds,
@@ -138,7 +143,7 @@ def compile_model(
                 selected.layers,
                 calibrated,
                 config,
-                float_session,
+                float_model,
                 (used or compared).feeds[0],
                 meet=meet,
                 compare=compare,
@@ -173,7 +178,7 @@ def compile_model(
                 if float_fault is None:
                     check_file(temporary, str(output_path))
             with timed(timing, "compare_s"):
-                outputs = compare(Session(temporary, str(output_path)))
+                outputs = compare(opened(temporary, str(output_path)))
             with timed(timing, "bound_s"):
                 exact = config.recipe.lowering == "onnx"
                 bounds = output_bounds(model, quantized, compared.feeds, outputs) if exact else []
@@ -184,7 +189,7 @@ def compile_model(
             f"{sizes.bits_per_weight:.3f}"
         )
     compared_names = {output.name for output in outputs}
-    for name in float_session.output_names:
+    for name in float_model.output_names:
         if name not in compared_names:
             warnings.append(f"output {name!r} is not a tensor of numbers and was not compared")
     warnings += [
@@ -248,7 +253,7 @@ def _check_device(device: str) -> None:
 def _samples(
     calibration: str,
     model: ir.Model,
-    session: Session,
+    session: Runnable,
     config: CompileConfig,
     warnings: list[str],
 ) -> tuple[Samples | None, Samples]:

@@ -69,9 +69,9 @@ def quantize_layers(
     before: list[object] = ["float"]
     for stage in stages(model, units) if staged else [units]:
         done: list[Replacement] = []
-        for group in calibration.rounds(stage):
+        for group, moments in calibration.rounds(model, stage):
             wanted = [(unit, config.for_layer(unit[0].names)) for unit in group]
-            of = Round(model, group, seeds, calibration, str(before) if staged else "")
+            of = Round(group, moments, seeds, calibration, str(before) if staged else "")
             results = workshop.quantize(of, wanted, "Quantizing", "quantize_s")
             for unit, found in zip(group, results, strict=True):
                 scarce |= _scarce(unit, found.rows)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import onnx_ir as ir
-
-from fqonnx.calibrate import Calibration
+from fqonnx.calibrate import Calibration, FindMoments
 from fqonnx.config import CompileConfig
 from fqonnx.executor import Executor, LocalExecutor
 from fqonnx.layer_store import LayerStore
@@ -22,15 +20,15 @@ class Round:
     """Weights that are calibrated together.
 
     Attributes:
-        model: The model that they belong to.
         units: The weights.
+        moments: Finds the moments of their layers' inputs.
         seeds: Of their frames' signs.
         calibration: What to calibrate on.
         behind: What their inputs depend on beside the float model and the data.
     """
 
-    model: ir.Model
     units: Sequence[Unit]
+    moments: FindMoments
     seeds: Mapping[Unit, int]
     calibration: Calibration
     behind: str = ""
@@ -83,7 +81,7 @@ class Workshop:
         results = [None if self.store is None else self.store.find(key) for key in keys]
         missing = [place for place, result in enumerate(results) if result is None]
         if missing:
-            moments = of.calibration.moments(of.model, of.units)
+            moments = of.moments()
             tasks = [
                 UnitTask(unit, of.calibration.parts(unit, moments), config, of.seeds[unit], place)
                 for place in missing
