@@ -39,6 +39,6 @@ class LibraryError(FqonnxError):
     """The native library of operators is missing or does not load."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of a message of another library, of at most 400 characters."""
     return (str(error).strip() or type(error).__name__).split("\n")[0][:400]

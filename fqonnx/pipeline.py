@@ -107,6 +107,7 @@ def compile_model(
         mask_input = find_mask_input(inputs, config.mask_input)
         signature, kinds = graph_signature(model), output_kinds(model)
         used, compared = _samples(str(calibration), model, float_session, config, warnings)
+        float_session.run(compared.feeds[0])  # a model that does not run is found here
         selected = _select(model, config, warnings)
         if not selected.layers:
             warnings.append("no layer was quantized: the report says why for each node")
