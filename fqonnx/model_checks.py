@@ -78,7 +78,7 @@ def tensors(graph: ir.Graph) -> Iterator[tuple[str, ir.TensorProtocol]]:
     for node in graph:
         for attribute in node.attributes.values():
             if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
-                yield f"{node.name}.{attribute.name}", attribute.as_tensor()
+                yield f"{node.name}.{attribute.name}", attribute.value
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -150,7 +150,10 @@ def _check_node(path: Path, node: ir.Node, opset: int) -> None:
 
 def _check_tensor(path: Path, name: str, tensor: ir.TensorProtocol) -> None:
     """Refuse a tensor whose shape and type are not those of its data."""
-    described = f"shape {tensor.shape} and type {tensor.dtype.name}"
+    try:
+        described = f"shape {tensor.shape} and type {tensor.dtype.name}"
+    except ValueError as error:
+        raise ModelError(str(path), f"tensor {name!r}: {error}", _AGAIN) from error
     if tensor.dtype == ir.DataType.UNDEFINED or any(size < 0 for size in tensor.shape.numpy()):
         raise ModelError(str(path), f"tensor {name!r} has {described}", _AGAIN)
     if isinstance(tensor, ir.ExternalTensor):

@@ -14,7 +14,7 @@ import google.protobuf.message
 import onnx
 import onnx_ir as ir
 
-from fqonnx.errors import ConfigError, ModelError, first_line
+from fqonnx.errors import ConfigError, ModelError, first_line, origin
 from fqonnx.model_checks import check_model, check_names, tensors
 from fqonnx.session import model_bytes
 
@@ -56,7 +56,7 @@ def load_model(path: Path) -> ir.Model:
         KeyError,
     ) as error:
         raise ModelError(
-            str(path), f"not an ONNX model: {first_line(_origin(error))}", "Export it again"
+            str(path), f"not an ONNX model: {first_line(origin(error))}", "Export it again"
         ) from error
     if sparse:
         raise ModelError(
@@ -195,7 +195,7 @@ def find_fault(path: Path) -> str | None:
             onnx.shape_inference.infer_shapes_path(
                 str(path), str(Path(folder) / "inferred.onnx"), check_type=True, strict_mode=True
             )
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         return first_line(error)
     return None
 
@@ -244,13 +244,6 @@ def _drop_inputs_with_weights(model: ir.Model) -> None:
         weights = model.graph.initializers
         model.graph.inputs[:] = [v for v in model.graph.inputs if v.name not in weights]
         model.ir_version = _CONSTANT_INITIALIZERS
-
-
-def _origin(error: BaseException) -> BaseException:
-    """Return the first of the errors that led to this one: onnx-ir wraps them."""
-    while (before := error.__cause__ or error.__context__) is not None:
-        error = before
-    return error
 
 
 @contextmanager

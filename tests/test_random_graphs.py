@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, given, note, reject, settings
 from random_graphs import graphs
 
 from fqonnx import CompileConfig, compile_model
 from fqonnx.config import Lowering
+from fqonnx.errors import ModelError
 from fqonnx.session import Session
 from predicted_error import too_far
 
@@ -40,6 +40,10 @@ def test_compiled_graph_is_as_near_as_its_report_says(
         data = folder / "data"
         data.mkdir()
         np.savez(data / "0.npz", **feed)
+        try:
+            Session(folder / "model.onnx", "float").run(feed)
+        except ModelError:
+            reject()  # ONNX Runtime drops pairs of casts that a branch of an If reads
         report = compile_model(
             folder / "model.onnx",
             folder / "out.onnx",
@@ -48,5 +52,4 @@ def test_compiled_graph_is_as_near_as_its_report_says(
         )
         found = Session(folder / "out.onnx", "compiled").run(feed)
         onnx.checker.check_model(folder / "out.onnx", full_check=True)
-    ir.from_proto(model)
     assert too_far(model, feed, found, report) is None
