@@ -49,6 +49,7 @@ def deploy(model: Path, folder: Path, options: DeployOptions) -> Manifest:
     device = _device(source, options, needs)
     target = _TARGETS[options.target]
     layout = target.layout(source, options)
+    source = source.with_dims(layout.dims)
     with _whole(folder) as work:
         (work / layout.model).parent.mkdir(parents=True, exist_ok=True)
         # Weights in a file of their own are mapped, not read: processes share them.
@@ -64,6 +65,7 @@ def deploy(model: Path, folder: Path, options: DeployOptions) -> Manifest:
             _copy(options.report, work / f"report{options.report.suffix}")
         for path, original in layout.carried.items():
             _copy(original, work / path)
+        needed = source.lowest_runtime(library.needs.ort_api if library else None)
         manifest = Manifest(
             format=FORMAT,
             target=options.target,
@@ -71,7 +73,7 @@ def deploy(model: Path, folder: Path, options: DeployOptions) -> Manifest:
             model=layout.model,
             library=library,
             onnxruntime_tested=runtime_version(),
-            onnxruntime_lowest=source.lowest_runtime(library.needs.ort_api if library else None),
+            onnxruntime_lowest=f"1.{max(needed, layout.runtime)}",
             providers=PROVIDERS[device],
             session_config=KEEP_PACKED if options.keep_packed else {},
             operators=dict(Counter(spec.op_type for spec in source.specs)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +24,15 @@ class Layout:
         model: The model.
         library: The library of operators, where it goes with the model.
         carried: Files that are there already, by their paths in the bundle.
+        dims: Sizes of symbolic dimensions of the model that are known nevertheless.
+        runtime: Lowest N of ONNX Runtime 1.N that the server goes with; 0 where it is any.
     """
 
     model: str
     library: str = "libfqonnx_ops.so"
     carried: Mapping[str, Path] = field(default_factory=dict)
+    dims: Mapping[str, int] = field(default_factory=dict)
+    runtime: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,10 +74,12 @@ class Contents:
 
 
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("fqonnx.deploy"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["quoted"] = lambda text: json.dumps(str(text), ensure_ascii=False)
+    return environment

@@ -60,7 +60,11 @@ class DeployOptions:
             if value is not None and self.target != target:
                 found = f"it is for --target {target}, not {self.target}"
                 raise ConfigError(name, found, "Leave it out")
-        if self.target == "triton" and (self.mount is None or not self.mount.is_absolute()):
+        if self.target == "triton" and self.keep_packed:
+            found = "Triton passes no config entries to the session, which that takes"
+            raise ConfigError("--keep-packed", found, "Leave it out")
+        absolute = self.mount is not None and self.mount.is_absolute()
+        if self.target == "triton" and self.library and not absolute:
             found = f"found {self.mount}, and Triton takes the library by an absolute path"
             hint = "Give the path of the folder as the server sees it: --mount /bundles/name"
             raise ConfigError("--mount", found, hint)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -62,6 +62,17 @@ class Source:
             specs,
         )
 
+    def with_dims(self, dims: Mapping[str, int]) -> Source:
+        """Return this with sizes in the place of names of dimensions."""
+
+        def sized(values: tuple[InputInfo, ...]) -> tuple[InputInfo, ...]:
+            return tuple(
+                replace(value, shape=tuple(dims.get(str(dim), dim) for dim in value.shape))
+                for value in values
+            )
+
+        return replace(self, inputs=sized(self.inputs), outputs=sized(self.outputs))
+
     @property
     def is_static(self) -> bool:
         """Whether all shapes of inputs and outputs are numbers."""
@@ -74,8 +85,8 @@ class Source:
             spec.op_type == "FrameDequant" or spec.codebook == "trellis" for spec in self.specs
         )
 
-    def lowest_runtime(self, library_api: int | None) -> str:
-        """Return the lowest version of ONNX Runtime that loads the model.
+    def lowest_runtime(self, library_api: int | None) -> int:
+        """Return the N of the lowest ONNX Runtime 1.N that loads the model.
 
         Args:
             library_api: What the library of operators asks for; None without it.
@@ -88,7 +99,7 @@ class Source:
             _RUNTIME_OF_BODIES if contrib or (self.specs and library_api is None) else 0,
             library_api or 0,
         ]
-        return f"1.{max(needed)}"
+        return max(needed)
 
 
 def _at_least(table: dict[int, int], version: int) -> int:
