@@ -1,13 +1,11 @@
-"""Reading and writing of model files: whole or not at all, with errors that a user can act on."""
+"""Reading of model files, with errors that a user can act on."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import google.protobuf.message
@@ -16,12 +14,9 @@ import onnx_ir as ir
 
 from fqonnx.errors import ConfigError, ModelError, first_line, origin
 from fqonnx.model_checks import check_model, check_names, tensors
-from fqonnx.session import model_bytes
 
 MIN_OPSET = 13
 _CONSTANT_INITIALIZERS = 4  # the IR version since which an initializer need not be an input
-# Above this a model gets an external data file: a protobuf message ends at 2 GiB.
-_EXTERNAL_BYTES = 1 << 30
 
 
 def load_model(path: Path) -> ir.Model:
@@ -79,80 +74,6 @@ def load_model(path: Path) -> ir.Model:
         ir.external_data.set_base_dir(graph, path.parent)
     check_model(path, model)
     return model
-
-
-@contextmanager
-def written_model(model: ir.Model, path: Path) -> Iterator[Path]:
-    """Write a model under a temporary name; it gets its own only if the block ends without error.
-
-    Models above 1 GiB get their weights in ``<name>.data`` beside them.
-
-    Args:
-        model: What to write.
-        path: Where.
-
-    Yields:
-        The path of the finished temporary file, for the checks that it must pass.
-
-    Raises:
-        ModelError: The folder cannot be written.
-    """
-    external = f"{path.name}.data" if model_bytes(model) > _EXTERNAL_BYTES else None
-    if external is None:
-        ir.external_data.load_to_model(model)
-    folder = None
-    try:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-            ir.save(model, folder / path.name, external_data=external)
-        except OSError as error:
-            raise _unwritable(path, error) from error
-        yield folder / path.name
-        try:
-            if external is not None:
-                (folder / external).replace(path.parent / external)
-            (folder / path.name).replace(path)
-        except OSError as error:
-            raise _unwritable(path, error) from error
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def write_whole(path: Path, content: bytes, hint: str) -> None:
-    """Write a file under a temporary name first, so that there is never half of it.
-
-    Args:
-        path: The file; what is none, such as /dev/stdout, is written to as it is.
-        content: What goes into it.
-        hint: What the error tells a user to do.
-
-    Raises:
-        ConfigError: It cannot be written.
-    """
-    special = path.is_symlink() or (path.exists() and not path.is_file())
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        if special:
-            path.write_bytes(content)
-        else:
-            temporary.write_bytes(content)
-            temporary.replace(path)
-    except OSError as error:
-        raise ConfigError(str(path), f"cannot be written: {error}", hint) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-def _unwritable(path: Path, error: OSError) -> ModelError:
-    return ModelError(str(path), f"cannot be written: {error}", "Choose another place with -o")
-
-
-def output_files(path: Path) -> list[Path]:
-    """Return the files that `written_model` may write for a path."""
-    return [path, path.with_name(f"{path.name}.data")]
 
 
 def check_targets(targets: Sequence[Path], sources: Sequence[Path]) -> None:
@@ -214,12 +135,6 @@ def check_file(path: Path, where: str) -> None:
     if fault is not None:
         hint = "Please report this with the model that it was made from"
         raise ModelError(where, f"onnx.checker rejects it: {fault}", hint)
-
-
-def sha256(path: Path) -> str:
-    """Return the hash of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_bytes(path: Path) -> int:

@@ -21,7 +21,7 @@ from fqonnx.errors import ModelError
 from fqonnx.model_file import load_model, model_files
 from fqonnx.passes import CompiledLayer, SelectWeightsPass, compiled_layers, normalize
 from fqonnx.passes.verify import frame_faults
-from fqonnx.session import Session
+from fqonnx.segments import open_model
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class ModelPair:
             FqonnxError: A model, the data or an option is not usable.
         """
         model, compiled = load_model(float_path), load_compiled(compiled_path)
-        infos = Session(float_path, str(float_path)).inputs
+        infos = open_model(float_path, str(float_path)).inputs
         if str(inputs) == "synthetic":  # others than a calibration draws
             samples = synthetic_samples(model, infos, num_samples=32, seed=1)
         else:

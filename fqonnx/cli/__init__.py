@@ -1,4 +1,4 @@
-"""The command line: ``fqonnx export | compile | diff | bisect | inspect | sweep | doctor``."""
+"""The command line: ``fqonnx export | compile | diff | bisect | inspect | sweep | deploy …``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ from fqonnx import __version__
 from fqonnx.cli.bisect import bisect_command
 from fqonnx.cli.compile import compile_command
 from fqonnx.cli.console import print_error
+from fqonnx.cli.deploy import deploy_command
 from fqonnx.cli.diff import diff_command
 from fqonnx.cli.doctor import doctor_command
 from fqonnx.cli.export import export_command
 from fqonnx.cli.inspect import inspect_command
 from fqonnx.cli.sweep import sweep_command
 from fqonnx.errors import FqonnxError
+
+
+def _notes(error: BaseException) -> list[str]:
+    """Return what was added to an error on its way."""
+    return getattr(error, "__notes__", [])
 
 
 class _Group(click.Group):
@@ -26,10 +32,10 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except FqonnxError as error:
-            print_error(str(error))
+            print_error(". ".join([str(error), *_notes(error)]))
             sys.exit(2)
-        except KeyboardInterrupt:
-            print_error("interrupted; nothing was written")
+        except KeyboardInterrupt as error:
+            print_error("; ".join(["interrupted", *(_notes(error) or ["nothing was written"])]))
             sys.exit(130)
 
 
@@ -45,4 +51,5 @@ main.add_command(diff_command)
 main.add_command(bisect_command)
 main.add_command(inspect_command)
 main.add_command(sweep_command)
+main.add_command(deploy_command)
 main.add_command(doctor_command)
