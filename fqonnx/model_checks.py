@@ -13,6 +13,7 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
+from google.protobuf.message import Message
 
 from fqonnx.errors import ModelError
 
@@ -22,11 +23,14 @@ _SINGLE = onnx.defs.OpSchema.FormalParameterOption.Single
 
 
 def check_names(path: Path, proto: onnx.ModelProto) -> None:
-    """Refuse initializers and inputs that share a name or have none.
+    """Refuse text that is none, and initializers and inputs that share a name or have none.
 
     Raises:
         ModelError: There is such a one; of two, nobody could say which is meant.
     """
+    for field, value in _texts(proto):
+        if isinstance(value, bytes):  # protobuf's answer to what is not UTF-8
+            raise ModelError(str(path), f"the {field} {value[:80]!r} is no UTF-8 text", _AGAIN)
     for graph in _graphs(proto.graph):
         for what, named in (("initializer", graph.initializer), ("input", graph.input)):
             for name, count in Counter(item.name for item in named).items():
@@ -79,6 +83,21 @@ def tensors(graph: ir.Graph) -> Iterator[tuple[str, ir.TensorProtocol]]:
         for attribute in node.attributes.values():
             if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
                 yield f"{node.name}.{attribute.name}", attribute.value
+
+
+def _texts(message: Message) -> Iterator[tuple[str, str | bytes]]:
+    """Yield all fields of text with their values, but for those of tensors, which may be large."""
+    if isinstance(message, onnx.TensorProto):
+        yield "name", message.name
+        return
+    for field, value in message.ListFields():
+        if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
+            continue
+        for item in [value] if isinstance(value, str | bytes | Message) else value:
+            if isinstance(item, Message):
+                yield from _texts(item)
+            else:
+                yield field.name, item
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -138,7 +157,9 @@ def _check_node(path: Path, node: ir.Node, opset: int) -> None:
     else:
         for name, attribute in node.attributes.items():
             type_ = getattr(onnx.defs.OpSchema.AttrType, attribute.type.name, None)
-            if name in attributes and attributes[name].type != type_:
+            if name not in attributes and not name.startswith("__"):  # the standard's own exception
+                fault = f"an attribute {name!r}"
+            elif name in attributes and attributes[name].type != type_:
                 fault = f"an attribute {name!r} of type {attribute.type.name}"
     if fault is not None:
         raise ModelError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
-from fqonnx.errors import ModelError, first_line, origin
 from fqonnx.passes.fold_weights import FoldWeightsPass
 from fqonnx.passes.normalize_linear import NormalizeLinearPass
 
@@ -13,11 +12,7 @@ _SMALL_BYTES = 1024  # of initializers whose numbers may be shapes; a message en
 
 
 def normalize(model: ir.Model) -> None:
-    """Infer types, fold constant weights and write Gemm as MatMul and Add, in place.
-
-    Raises:
-        ModelError: The model has text that no file can hold.
-    """
+    """Infer types, fold constant weights and write Gemm as MatMul and Add, in place."""
     _infer_types(model)
     FoldWeightsPass()(model)
     NormalizeLinearPass()(model)
@@ -35,15 +30,10 @@ def _infer_types(model: ir.Model) -> None:
             if value not in bare.graph.inputs:
                 bare.graph.inputs.append(value)
     try:
-        proto = ir.to_proto(bare)
-    except ir.serde.SerdeError as error:  # a name that is no UTF-8
-        found = f"it cannot be written again: {first_line(origin(error))}"
-        raise ModelError("model", found, "Export it again") from error
-    try:
         inferred = onnx.shape_inference.infer_shapes(
-            proto, check_type=True, strict_mode=True, data_prop=True
+            ir.to_proto(bare), check_type=True, strict_mode=True, data_prop=True
         )
-    except (onnx.shape_inference.InferenceError, ValueError):
+    except (onnx.shape_inference.InferenceError, ir.serde.SerdeError, ValueError):
         return  # the types that the file has must do
     declared = set(model.graph.outputs)
     for graph, typed in zip(model.graphs(), ir.from_proto(inferred).graphs(), strict=True):

@@ -134,6 +134,7 @@ def test_external_data_of_a_constant_stays_in_the_folder(place: str, tmp_path: P
         ('{ [n] y = MatMul(x, "") }', "has an input that may not be left out"),
         ("{ y, z = MatMul(x, x) }", "has 2 outputs"),
         ("{ y = Gemm <alpha = 1> (x, x) }", "has an attribute 'alpha' of type INT"),
+        ("{ k = Constant <valeu = 1.0> () y = Add(x, k) }", "has an attribute 'valeu'"),
         ("{ y = Cast(x) }", "has no attribute 'to'"),
         ("{ k = Constant() y = Add(x, k) }", "Constant node '' has 0 attributes"),
         ("{ y = Relu(x) y = Relu(x) }", "'y' is redeclared"),
@@ -205,3 +206,11 @@ def test_inputs_that_ir_version_3_asks_for_are_constants(tmp_path: Path) -> None
     selected = SelectWeightsPass()
     selected(model)
     assert [layer.name for layer in selected.layers] == ["layer"]
+
+
+@pytest.mark.parametrize("text", [b"MatMul", b"layer", b"FLOAT"])
+def test_text_that_is_not_utf_8(text: bytes, tmp_path: Path) -> None:
+    proto = linear()
+    proto.graph.node[0].doc_string = "FLOAT"
+    content = proto.SerializeToString().replace(text, text[:-1] + b"\xff")
+    assert "is no UTF-8 text" in rejected(onnx.ModelProto.FromString(content), tmp_path)
