@@ -218,7 +218,8 @@ def _with_weights_in_files(model: ir.Model, folder: Path) -> bytes:
                 name=str(value.name),
                 base_dir="/",
             )
-    return ir.to_proto(model).SerializeToString()
+    message: bytes = ir.to_proto(model).SerializeToString()
+    return message
 
 
 def model_bytes(model: ir.Model) -> int:
