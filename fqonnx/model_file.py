@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import google.protobuf.message
 import onnx
 import onnx_ir as ir
 
-from fqonnx.errors import ConfigError, ModelError, first_line
+from fqonnx.errors import ConfigError, ModelError, first_line, origin
+from fqonnx.model_checks import check_model, check_names, tensors
 
 MIN_OPSET = 13
+_CONSTANT_INITIALIZERS = 4  # the IR version since which an initializer need not be an input
 
 
 def load_model(path: Path) -> ir.Model:
     """Read a model; external weights stay on disk until they are used.
 
     Raises:
-        ModelError: The file is not there, is not an ONNX model, lacks its external data, or is of
-            an opset below 13.
+        ModelError: The file is not there, is not an ONNX model, is of an opset below 13, or is
+            refused by `fqonnx.model_checks`.
     """
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise ModelError(
+            str(path), "it is a device or a pipe, expected a file", "Save it to a file"
+        )
     try:
         proto = onnx.load(path, load_external_data=False)
-        model = ir.from_proto(proto)
+        check_names(path, proto)
         sparse = len(proto.graph.sparse_initializer)
+        with _silent("onnx_ir"):  # it warns of what is refused below
+            model = ir.from_proto(proto)
         del proto
     except FileNotFoundError as error:
         raise ModelError(str(path), "no such file", "Check the path") from error
@@ -33,9 +43,15 @@ def load_model(path: Path) -> ir.Model:
         raise ModelError(str(path), "it is a folder, expected a file", "Check the path") from error
     except OSError as error:
         raise ModelError(str(path), f"not readable: {error}", "Check the path") from error
-    except (google.protobuf.message.DecodeError, ValueError, TypeError, KeyError) as error:
+    except (
+        google.protobuf.message.DecodeError,
+        ir.serde.SerdeError,
+        ValueError,
+        TypeError,
+        KeyError,
+    ) as error:
         raise ModelError(
-            str(path), f"not an ONNX model: {first_line(error)}", "Export it again"
+            str(path), f"not an ONNX model: {first_line(origin(error))}", "Export it again"
         ) from error
     if sparse:
         raise ModelError(
@@ -53,11 +69,10 @@ def load_model(path: Path) -> ir.Model:
             f"opset {opset}, expected {MIN_OPSET} or later",
             "Convert it with onnx.version_converter.convert_version",
         )
-    for graph in model.graphs():
+    _drop_inputs_with_weights(model)
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
         ir.external_data.set_base_dir(graph, path.parent)
-        for value in graph.initializers.values():
-            if isinstance(tensor := value.const_value, ir.ExternalTensor):
-                _check_external(path, str(value.name), tensor)
+    check_model(path, model)
     return model
 
 
@@ -87,8 +102,8 @@ def model_files(path: Path, model: ir.Model) -> list[Path]:
     locations = {
         Path(tensor.path)
         for graph in model.graphs()
-        for value in graph.initializers.values()
-        if isinstance(tensor := value.const_value, ir.ExternalTensor)
+        for _, tensor in tensors(graph)
+        if isinstance(tensor, ir.ExternalTensor)
     }
     return [path, *sorted(locations)]
 
@@ -101,7 +116,7 @@ def find_fault(path: Path) -> str | None:
             onnx.shape_inference.infer_shapes_path(
                 str(path), str(Path(folder) / "inferred.onnx"), check_type=True, strict_mode=True
             )
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         return first_line(error)
     return None
 
@@ -138,25 +153,21 @@ def _use_default_domain(model: ir.Model) -> None:
                 node.domain = ""
 
 
-def _check_external(path: Path, name: str, tensor: ir.ExternalTensor) -> None:
-    data = Path(tensor.path)
-    if not data.resolve().is_relative_to(path.parent.resolve()):
-        raise ModelError(
-            str(path),
-            f"tensor {name!r} has its data outside the model's folder, in {tensor.location}",
-            "Copy both into one folder, following links (cp -L), or save the model again",
-        )
-    if not data.is_file():
-        raise ModelError(
-            str(path),
-            f"tensor {name!r} has its data in {tensor.location}, which is not there",
-            "Put the external data file beside the model",
-        )
-    end = (tensor.offset or 0) + tensor.nbytes
-    if data.stat().st_size < end:
-        raise ModelError(
-            str(path),
-            f"tensor {name!r} ends at byte {end} of {tensor.location}, "
-            f"which has {data.stat().st_size}",
-            "Copy the external data file again",
-        )
+def _drop_inputs_with_weights(model: ir.Model) -> None:
+    """Make constants of the weights of a model of IR version 3, where each had to be an input."""
+    if model.ir_version < _CONSTANT_INITIALIZERS:
+        weights = model.graph.initializers
+        model.graph.inputs[:] = [v for v in model.graph.inputs if v.name not in weights]
+        model.ir_version = _CONSTANT_INITIALIZERS
+
+
+@contextmanager
+def _silent(name: str) -> Iterator[None]:
+    """Keep a library's warnings from standard error."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

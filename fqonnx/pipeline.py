@@ -110,6 +110,8 @@ def compile_model(
         mask_input = find_mask_input(inputs, config.mask_input)
         signature, kinds = graph_signature(model), output_kinds(model)
         used, compared = _samples(str(calibration), model, float_model, config, warnings)
+        # A model that does not run is found here.
+        next(float_model.run_all(compared.feeds[:1], float_model.numeric_outputs))
         selected = _select(model, config, warnings)
         if not selected.layers:
             warnings.append("no layer was quantized: the report says why for each node")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from fqonnx.errors import ModelError, first_line
+
+# "/…/model.cc:256 onnxruntime::Model::Model(…, const Logger&) [with T = …] x > 0 was false. "
+_SOURCE = re.compile(
+    r"/\S+/onnxruntime/\S+:\d+ [^()]*\((?:[^()]|\([^()]*\))*\)(?: const)?(?: \[with [^]]*\])?"
+    r"(?:(?:(?!was false).){0,300}was false\.)? "
+)
 
 Feed: TypeAlias = Mapping[str, NDArray[Any]]
 
@@ -125,7 +132,7 @@ class Session:
         except Exception as error:  # ORT's exceptions share no base class of their own
             raise ModelError(
                 where,
-                f"ONNX Runtime {ort.__version__} does not load it: {first_line(error)}",
+                f"ONNX Runtime {ort.__version__} does not load it: {_reason(error)}",
                 "Check the file with onnx.checker.check_model",
             ) from error
 
@@ -161,16 +168,22 @@ class Session:
     def run(self, feed: Feed, outputs: Sequence[str] | None = None) -> list[NDArray[Any]]:
         """Run the model.
 
+        Args:
+            feed: The inputs by name.
+            outputs: Names of what to return; None for all outputs.
+
         Raises:
             ModelError: The model rejects the feed.
         """
+        if outputs is not None and not outputs:
+            return []  # ONNX Runtime would return all of them
         try:
             return list(self._session.run(outputs, dict(feed)))
         except Exception as error:
             shapes = ", ".join(f"{name} {value.dtype}{value.shape}" for name, value in feed.items())
             raise ModelError(
                 self._where,
-                f"ONNX Runtime failed on inputs {shapes}: {first_line(error)}",
+                f"ONNX Runtime failed on inputs {shapes}: {_reason(error)}",
                 "Check the names, shapes and types of the inputs against the model's",
             ) from error
 
@@ -220,6 +233,11 @@ def _with_weights_in_files(model: ir.Model, folder: Path) -> bytes:
             )
     message: bytes = ir.to_proto(model).SerializeToString()
     return message
+
+
+def _reason(error: Exception) -> str:
+    """Return what ONNX Runtime says, without the place in its sources."""
+    return first_line(Exception(_SOURCE.sub("", str(error))))
 
 
 def model_bytes(model: ir.Model) -> int:

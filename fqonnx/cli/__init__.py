@@ -1,4 +1,4 @@
-"""The command line: ``fqonnx export | compile | diff | bisect | inspect | sweep | doctor``."""
+"""The command line: ``fqonnx export | compile | diff | bisect | inspect | sweep | deploy …``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from fqonnx import __version__
 from fqonnx.cli.bisect import bisect_command
 from fqonnx.cli.compile import compile_command
 from fqonnx.cli.console import print_error
+from fqonnx.cli.deploy import deploy_command
 from fqonnx.cli.diff import diff_command
 from fqonnx.cli.doctor import doctor_command
 from fqonnx.cli.export import export_command
@@ -50,4 +51,5 @@ main.add_command(diff_command)
 main.add_command(bisect_command)
 main.add_command(inspect_command)
 main.add_command(sweep_command)
+main.add_command(deploy_command)
 main.add_command(doctor_command)
