@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from decoder import SHAPES, write_decoder
 
+from decoder import SHAPES, write_decoder
 from fqonnx.machine import processor
 
 GIB = 1 << 30
