@@ -6,7 +6,8 @@ BIN    := $(abspath $(VENV))/bin
 ROOT   := $(CURDIR)
 SOURCES := $(shell find fqonnx passes runtime_ops -type f -not -name '*.pyc') pyproject.toml
 
-.PHONY: demo test lint types imports unit sanitize sanitize-cuda gpu-check bench quality redundancy \
+.PHONY: demo test lint types imports unit sanitize sanitize-cuda gpu-check bench large quality \
+	redundancy \
 	sigma-delta feedback trellis architectures backend report-picture clean
 
 demo: $(VENV)/.package
@@ -68,6 +69,11 @@ report-picture: $(VENV)/.package
 
 bench: $(VENV)/.package
 	$(BIN)/python tools/speed.py --markdown docs/speed.md
+
+# Hours, and 20 GB in FOLDER, for models of 1.1 and 7 billion weights.
+large: $(VENV)/.package
+	$(BIN)/python tools/large_models.py --folder $(or $(FOLDER),build) \
+		--markdown docs/large-models.md
 
 quality: $(VENV)/.package
 	$(BIN)/python tools/quality.py
