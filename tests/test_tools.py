@@ -34,7 +34,14 @@ def test_sentences_are_many_and_always_the_same() -> None:
 @pytest.mark.parametrize(
     "script",
     [
-        *("architecture_table.py", "demo.py", "feedback.py", "quality.py", "redundancy.py"),
+        *(
+            "architecture_table.py",
+            "backend_models.py",
+            "demo.py",
+            "feedback.py",
+            "quality.py",
+            "redundancy.py",
+        ),
         *("sigma_delta.py", "speed.py", "gpu_check.py"),
     ],
 )

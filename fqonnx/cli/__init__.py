@@ -17,7 +17,7 @@ from fqonnx.cli.doctor import doctor_command
 from fqonnx.cli.export import export_command
 from fqonnx.cli.inspect import inspect_command
 from fqonnx.cli.sweep import sweep_command
-from fqonnx.errors import FqonnxError
+from fqonnx.errors import FqonnxError, first_line
 
 
 def _notes(error: BaseException) -> list[str]:
@@ -33,6 +33,12 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except FqonnxError as error:
             print_error(". ".join([str(error), *_notes(error)]))
+            sys.exit(2)
+        except MemoryError as error:
+            print_error("; ".join([f"memory ran out: {first_line(error)}", *_notes(error)]))
+            sys.exit(2)
+        except RecursionError:
+            print_error("a chain of operators in the model is too long to follow: fold constants")
             sys.exit(2)
         except KeyboardInterrupt as error:
             print_error("; ".join(["interrupted", *(_notes(error) or ["nothing was written"])]))
