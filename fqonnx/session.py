@@ -231,7 +231,7 @@ def _with_weights_in_files(model: ir.Model, folder: Path) -> bytes:
                 name=str(value.name),
                 base_dir="/",
             )
-    return ir.to_proto(model).SerializeToString()
+    return bytes(ir.to_proto(model).SerializeToString())
 
 
 def _reason(error: Exception) -> str:

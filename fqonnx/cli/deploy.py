@@ -8,7 +8,7 @@ from typing import get_args
 import click
 from rich.markup import escape
 
-from fqonnx.cli.console import console
+from fqonnx.cli.terminal import console
 from fqonnx.deploy import DeployOptions, Device, ServerTarget, deploy
 
 _PATH = click.Path(path_type=Path)

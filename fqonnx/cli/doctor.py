@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.markup import escape
 
-from fqonnx.cli.console import console
+from fqonnx.cli.terminal import console
 from fqonnx.doctor import Finding, examine_bundle, examine_installation
 from fqonnx.errors import ConfigError
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from fqonnx.cli.console import console, megabytes
+from fqonnx.cli.console import megabytes
+from fqonnx.cli.terminal import console
 from fqonnx.export import export_model
 from fqonnx.model_file import check_targets, file_bytes
 from fqonnx.written_model import output_files

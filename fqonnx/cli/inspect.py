@@ -10,7 +10,8 @@ import onnx_ir as ir
 from rich.markup import escape
 from rich.table import Column, Table
 
-from fqonnx.cli.console import console, megabytes, print_kept
+from fqonnx.cli.console import megabytes, print_kept
+from fqonnx.cli.terminal import console
 from fqonnx.errors import ModelError
 from fqonnx.model_file import file_bytes
 from fqonnx.model_pair import load_compiled

@@ -16,7 +16,6 @@ from fqonnx.doctor.runtime import check_library, check_providers, check_runtime
 from fqonnx.errors import DataError, LibraryError
 from fqonnx.native import library_path
 from fqonnx.native_file import library_needs
-from fqonnx.runtime_ops import instruction_set, register
 from fqonnx.session import available_providers, runtime_version, session_options
 
 
@@ -33,6 +32,8 @@ def examine_installation() -> Iterator[Finding]:
         said = "not built; models run by the function bodies that they carry"
         yield Finding("native library", said)
         return
+    from fqonnx.runtime_ops import instruction_set, register  # they bring onnxscript
+
     try:
         yield Finding("native library", str(path))
         yield Finding("instruction set", instruction_set())
