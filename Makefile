@@ -6,7 +6,7 @@ BIN    := $(abspath $(VENV))/bin
 ROOT   := $(CURDIR)
 SOURCES := $(shell find fqonnx passes runtime_ops -type f -not -name '*.pyc') pyproject.toml
 
-.PHONY: demo test lint types imports unit sanitize sanitize-cuda gpu-check bench quality redundancy \
+.PHONY: demo test lint types imports unit sanitize sanitize-cuda gpu-check bench startup quality redundancy \
 	sigma-delta feedback trellis architectures report-picture clean
 
 demo: $(VENV)/.package
@@ -68,6 +68,9 @@ report-picture: $(VENV)/.package
 
 bench: $(VENV)/.package
 	$(BIN)/python tools/speed.py --markdown docs/speed.md
+
+startup: $(VENV)/.package
+	$(BIN)/python tools/startup.py --markdown docs/deployment.md
 
 quality: $(VENV)/.package
 	$(BIN)/python tools/quality.py

@@ -35,7 +35,7 @@ def test_sentences_are_many_and_always_the_same() -> None:
     "script",
     [
         *("architecture_table.py", "demo.py", "feedback.py", "quality.py", "redundancy.py"),
-        *("sigma_delta.py", "speed.py", "gpu_check.py"),
+        *("sigma_delta.py", "speed.py", "startup.py", "gpu_check.py"),
     ],
 )
 def test_scripts_say_what_they_do(script: str) -> None:
