@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import numpy as np
 import onnx_ir as ir
@@ -17,6 +18,18 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
     if value is None or not value.is_initializer() or value.is_graph_input():
         return None
     return value.const_value
+
+
+def detached(
+    tensor: ir.TensorProtocol,
+    transform: Callable[[NDArray[np.generic]], NDArray[np.generic]] = lambda array: array,
+) -> NDArray[np.generic]:
+    """Return ``transform(tensor)`` in memory of its own; what of a file was mapped is not, then."""
+    array = np.require(transform(tensor.numpy()), requirements=["C", "W"])
+    if isinstance(tensor, ir.ExternalTensor):
+        with suppress(BufferError):  # somebody else reads it
+            tensor.release()
+    return array
 
 
 class Names:
@@ -88,7 +101,7 @@ def derive_initializer(
     if tensor is None:
         raise ValueError(f"{source.name!r} is not constant")
     lazy = ir.LazyTensor(
-        lambda: ir.tensor(np.ascontiguousarray(transform(tensor.numpy())), dtype=dtype, name=name),
+        lambda: ir.tensor(detached(tensor, transform), dtype=dtype, name=name),
         dtype=dtype,
         shape=ir.Shape(shape),
         name=name,

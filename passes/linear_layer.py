@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from fqonnx.passes.constants import detached
 from fqonnx.passes.convolution import Convolution
 
 
@@ -98,8 +99,8 @@ class LinearLayer:
         return self._tensor.nbytes
 
     def matrix(self) -> NDArray[np.float32]:
-        """Return the weight (dim_in, dim_out)."""
-        array = self._tensor.numpy().astype(np.float32)
+        """Return the weight (dim_in, dim_out) in memory of its own."""
+        array = detached(self._tensor).astype(np.float32, copy=False)
         return array.reshape(self.dim_out, -1).T if self.convolution else array
 
     def stored(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -117,7 +117,10 @@ class SelectWeightsPass(ir.passes.InPlacePass):
             return "the Gemm could not be rewritten as MatMul"
         if tensor.size < MIN_WEIGHTS:
             return f"{tensor.size} weights, fewer than {MIN_WEIGHTS}: the bytes are not worth it"
-        dim_in = tensor.size // tensor.shape.numpy()[0]
+        channels, groups = tensor.shape.numpy()[0], node.attributes.get_int("group", 1)
+        if not is_product and (groups < 1 or channels % groups):
+            return f"its {channels} channels are not {groups} groups"
+        dim_in = tensor.size // channels
         if not is_product and dim_in < MIN_DIM_IN:
             return (
                 f"{dim_in} weights a channel, fewer than {MIN_DIM_IN}: padding would eat the gain"

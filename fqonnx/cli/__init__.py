@@ -15,6 +15,11 @@ from fqonnx.errors import FqonnxError
 _COMMANDS = ("export", "compile", "diff", "bisect", "inspect", "sweep", "deploy", "doctor")
 
 
+def _notes(error: BaseException) -> list[str]:
+    """Return what was added to an error on its way."""
+    return getattr(error, "__notes__", [])
+
+
 class _Group(click.Group):
     """Imports a command when it is asked for, and turns our errors into one line and exit code 2.
 
@@ -40,10 +45,10 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except FqonnxError as error:
-            print_error(str(error))
+            print_error(". ".join([str(error), *_notes(error)]))
             sys.exit(2)
-        except KeyboardInterrupt:
-            print_error("interrupted; nothing was written")
+        except KeyboardInterrupt as error:
+            print_error("; ".join(["interrupted", *(_notes(error) or ["nothing was written"])]))
             sys.exit(130)
 
 

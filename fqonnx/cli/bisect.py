@@ -22,7 +22,8 @@ from fqonnx.cli.options import (
 from fqonnx.cli.terminal import console
 from fqonnx.diff import Kind, Threshold
 from fqonnx.extract_layer import extract_layer
-from fqonnx.model_file import check_targets, write_whole
+from fqonnx.files import write_whole
+from fqonnx.model_file import check_targets
 from fqonnx.model_pair import ModelPair, pair_files
 
 _FILE = click.Path(path_type=Path)

@@ -26,7 +26,8 @@ from fqonnx.cli.options import (
 from fqonnx.cli.terminal import console, print_error
 from fqonnx.config import METHODS, Codebook, CompileConfig, Sides
 from fqonnx.errors import ConfigError, FqonnxError
-from fqonnx.model_file import check_targets, load_model, model_files, write_whole
+from fqonnx.files import write_whole
+from fqonnx.model_file import check_targets, load_model, model_files
 from fqonnx.pipeline import compile_model
 from fqonnx.plot import sweep_png
 from fqonnx.report import CompileReport
