@@ -41,7 +41,7 @@ def test_sentences_are_many_and_always_the_same() -> None:
     [
         *("architecture_table.py", "backend_models.py", "decoder.py", "demo.py", "feedback.py"),
         *("gpu_check.py", "large_models.py", "quality.py", "redundancy.py", "sigma_delta.py"),
-        "speed.py",
+        *("speed.py", "startup.py"),
     ],
 )
 def test_scripts_say_what_they_do(script: str) -> None:
