@@ -39,8 +39,9 @@ def test_sentences_are_many_and_always_the_same() -> None:
 @pytest.mark.parametrize(
     "script",
     [
-        *("architecture_table.py", "demo.py", "feedback.py", "quality.py", "redundancy.py"),
-        *("decoder.py", "large_models.py", "sigma_delta.py", "speed.py", "gpu_check.py"),
+        *("architecture_table.py", "backend_models.py", "decoder.py", "demo.py", "feedback.py"),
+        *("gpu_check.py", "large_models.py", "quality.py", "redundancy.py", "sigma_delta.py"),
+        *("speed.py", "startup.py"),
     ],
 )
 def test_scripts_say_what_they_do(script: str) -> None:
