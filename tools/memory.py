@@ -1,4 +1,4 @@
-"""Peak memory and time of quantization, by the largest layer: the table of docs/compiling.md.
+"""Peak memory and time of quantization, by the largest layer: see docs/compiling.md.
 
     python tools/memory.py
 
