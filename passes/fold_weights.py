@@ -59,7 +59,10 @@ def _fold(graph: ir.Graph, node: ir.Node) -> bool:
         if node.op_type == "Identity":
             folded = derive_initializer(graph, source, name, shape, tensor.dtype, lambda a: a)
         elif node.op_type == "Cast":
-            dtype = ir.DataType(node.attributes["to"].as_int())
+            to_type = node.attributes["to"].as_int()
+            if to_type not in set(ir.DataType):
+                return False
+            dtype = ir.DataType(to_type)
             if not (_is_float(dtype) and _is_float(tensor.dtype)):
                 return False
             to = dtype.numpy()
@@ -67,6 +70,8 @@ def _fold(graph: ir.Graph, node: ir.Node) -> bool:
         else:
             perm = node.attributes.get("perm")
             axes = list(perm.as_ints()) if perm else list(reversed(range(len(shape))))
+            if sorted(axes) != list(range(len(shape))):
+                return False
             folded = derive_initializer(
                 graph,
                 source,
