@@ -134,9 +134,8 @@ def sigma_delta(order: int) -> Measure:
     def measure(redundancy: float, bits: int) -> tuple[float, None]:
         method = replace(METHODS["sigma-delta"], order=order)
         frame, identity = HarmonicFrame.create(DIM, redundancy), IdentityFrame(COLUMNS)
-        return quantize_weight(
-            weight(), frame, identity, method, bits
-        ).errors.weight_rel_error ** 2, None
+        found = quantize_weight(weight(), frame, identity, method, bits)
+        return found.errors.weight_rel_error**2, None
 
     return measure
 
