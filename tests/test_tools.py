@@ -16,6 +16,7 @@ import decoder
 import docstrings
 import feedback
 import large_models
+import memory
 import mnist
 import redundancy
 import sigma_delta
@@ -159,3 +160,12 @@ def test_a_limit_of_memory_is_one() -> None:
         [sys.executable, "-c", "import time; x = bytearray(1 << 27); time.sleep(0.3)"], 1 << 29
     )
     assert 1 << 27 < usage.own <= usage.resident < 1 << 28
+
+
+def test_memory_is_that_of_a_process_that_quantizes(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    memory.write_model(path, layers=2, dim_in=512, dim_out=256)
+    peak, seconds = memory.measured(path, workers=2)
+    assert 100e6 < peak < 1e9
+    assert 0 < seconds < 60
+    assert len(list(tmp_path.glob("compiled.onnx"))) == 1

@@ -80,6 +80,14 @@ def quantize(path: Path, workers: int) -> None:
     print(peak, time.perf_counter() - start)
 
 
+def measured(path: Path, workers: int) -> tuple[float, float]:
+    """Quantize a model in a process of its own; return its peak in bytes, and seconds."""
+    command = [sys.executable, "-P", __file__, "--workers", str(workers), "--child", str(path)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    peak, seconds = map(float, output.split())
+    return peak, seconds
+
+
 @click.command()
 @click.option("--workers", default=2, show_default=True)
 @click.option("--child", type=click.Path(path_type=Path), hidden=True)
@@ -96,9 +104,7 @@ def main(workers: int, child: Path | None) -> None:
         with tempfile.TemporaryDirectory(prefix="fqonnx-") as folder:
             path = Path(folder) / "model.onnx"
             write_model(path, layers, dim_in, dim_out)
-            command = [sys.executable, "-P", __file__, "--workers", str(workers), "--child", path]
-            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        peak, seconds = map(float, output.split())
+            peak, seconds = measured(path, workers)
         largest = 4 * dim_in * dim_out
         megabytes = [layers * largest, largest, peak, 12 * largest + 500e6]
         cells = [f"{layers} × ({dim_in} × {dim_out})", *(f"{b / 1e6:.0f} MB" for b in megabytes)]
