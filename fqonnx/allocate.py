@@ -19,6 +19,7 @@ from fqonnx.calibrate import Calibration
 from fqonnx.config import CompileConfig, Override
 from fqonnx.diff import squared_error
 from fqonnx.passes import LinearLayer, Unit
+from fqonnx.passes.constants import Names, add_initializer, constant, remove_if_unused
 from fqonnx.progress import timed
 from fqonnx.quant import Moments, QuantizedWeight
 from fqonnx.quantize_layers import by_weight, seeds_of
@@ -105,7 +106,7 @@ def measure_options(
                 if not found:
                     continue
                 base = found[min(len(found) - 1, _BASE)][1]
-                with _replaced(unit, base):
+                with _replaced(model.graph, unit, base):
                     outputs = Session(model, calibration.where).run(feed, names)
                 noise = squared_error(reference, outputs, mask)
                 noise = (noise if math.isfinite(noise) else 1.0) / (_loss(base) or 1.0)
@@ -154,24 +155,27 @@ def _options(
 
 
 @contextmanager
-def _replaced(unit: Unit, quantized: QuantizedWeight) -> Iterator[None]:
+def _replaced(graph: ir.Graph, unit: Unit, quantized: QuantizedWeight) -> Iterator[None]:
     """Give the layers of a unit the weight, and the bias, that quantization leaves them."""
-    values = [unit[0].weight]
-    arrays = [unit[0].stored(quantized.dequantize().cpu().numpy())]
-    bias, shift = unit[0].bias, quantized.bias_shift
-    if bias is not None and bias.const_value is not None and shift is not None:
-        values.append(bias)
-        arrays.append(bias.const_value.numpy() + shift.cpu().numpy())
-    before = [value.const_value for value in values]
+    names, dtype = Names(graph), unit[0].dtype.numpy()
+    weight = unit[0].stored(quantized.dequantize().cpu().numpy())
+    uses = [((layer.node, 1), weight) for layer in unit]
+    tensor, shift = constant(unit[0].bias), quantized.bias_shift
+    if tensor is not None and shift is not None:
+        uses.append((unit[0].bias_use, tensor.numpy() + shift.cpu().numpy()))
+    before = [node.inputs[index] for (node, index), _ in uses]
     try:
-        for value, array in zip(values, arrays, strict=True):
-            assert value.const_value is not None
-            array = array.astype(value.const_value.dtype.numpy())
-            value.const_value = ir.tensor(array, name=value.name)
+        for (node, index), array in uses:
+            name = names.fresh("fqonnx_trial")
+            value = add_initializer(graph, name, ir.tensor(array.astype(dtype), name=name))
+            node.replace_input_with(index, value)
         yield
     finally:
-        for value, tensor in zip(values, before, strict=True):
-            value.const_value = tensor
+        for ((node, index), _), value in zip(uses, before, strict=True):
+            trial = node.inputs[index]
+            node.replace_input_with(index, value)
+            if trial is not None and trial is not value:
+                remove_if_unused(trial)
 
 
 def _loss(quantized: QuantizedWeight) -> float:

@@ -84,7 +84,7 @@ class ModelPair:
             samples = load_samples(Path(inputs), infos, part)
         found = output_kinds(model, kinds)
         normalize(model)
-        selected = SelectWeightsPass()
+        selected = SelectWeightsPass(requantize=True)  # what the compiled file has, it has
         selected(model)
         return cls(
             float_path,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -113,9 +113,9 @@ def _scarce(
 
 def by_weight(layers: Sequence[LinearLayer]) -> list[Unit]:
     """Group layers that share a weight: it is quantized once."""
-    units: dict[str, list[LinearLayer]] = {}
+    units: dict[Hashable, list[LinearLayer]] = {}
     for layer in layers:
-        units.setdefault(str(layer.weight.name), []).append(layer)
+        units.setdefault(layer.weight_key, []).append(layer)
     return [tuple(unit) for unit in units.values()]
 
 

@@ -25,9 +25,9 @@ class MergeFrameMatMulsPass(ir.passes.InPlacePass):
     """Merge FrameMatMul nodes whose inputs, frames and kinds of codes are the same.
 
     Their rows of codes stand behind one another in the merged node, which has an output for each.
-    A node with a frame on its output side, or with a bias that is computed, is left alone; so is
-    one of a trellis code whose last tiles are padded, with which the next node would begin in the
-    midst of a tile.
+    A node with a frame on its output side, with a bias that is computed, or with codes that another
+    node reads too, is left alone; so is one of a trellis code whose last tiles are padded, with
+    which the next node would begin in the midst of a tile.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -56,11 +56,13 @@ def merged_layers(node: ir.Node) -> list[str]:
 
 
 def _is_mergeable(node: ir.Node) -> bool:
-    spec = FrameOpSpec.of_node(node)
+    spec, codes = FrameOpSpec.of_node(node), node.inputs[1]
     constants = [value for value in node.inputs[1:] if value is not None]
     return (
         spec.frame_out.kind == "identity"
         and not spec.splits
+        and codes is not None
+        and len(codes.uses()) == 1
         and not (spec.codebook == "trellis" and spec.frame_out.dim % TILE_ROWS)
         and all(constant(value) is not None for value in constants)
     )
@@ -131,7 +133,7 @@ def _merge(model: ir.Model, group: Sequence[ir.Node], names: Names, layers: Sequ
         merged.outputs,
     )
     for value in (value for given in inputs for value in given.values() if value is not None):
-        remove_if_unused(model.graph, value)
+        remove_if_unused(value)
 
 
 def _array(value: ir.Value | None, size: int, spec: FrameOpSpec) -> NDArray[np.generic]:

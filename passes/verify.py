@@ -34,7 +34,7 @@ class VerifyPass(ir.passes.InPlacePass):
         """Check."""
         if graph_signature(model) != self.signature:
             raise _defect("graph", "inputs or outputs are not those of the float model")
-        for node in model.graph:
+        for node in model.graph.all_nodes():
             if node.domain == DOMAIN:
                 _check_node(model, node)
         return ir.passes.PassResult(model, modified=False)

@@ -51,6 +51,7 @@ def collect_moments(
         DataError: An activation is not finite, or the mask leaves no row of it.
     """
     clone = model.clone()
+    always = ir.convenience.create_value_mapping(clone.graph, include_subgraphs=False)
     adder = AddMomentOutputsPass(values, mask_input)
     adder(clone)
     session = Session(clone, where)
@@ -63,7 +64,7 @@ def collect_moments(
     return {
         value: _moments(value.name, total, samples.is_real, device)
         for value, total in zip(values, sums, strict=True)
-        if mask_input is not None or total[-1, -1] != 0
+        if total[-1, -1] != 0 or (mask_input is not None and value.name in always)
     }
 
 
