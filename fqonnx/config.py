@@ -16,7 +16,7 @@ Sides = Literal["in", "out", "both"]
 FrameKind = Literal["identity", "hadamard", "fusion", "harmonic"]
 
 # Where nothing else is asked for, `auto` takes trellis codes up to these bits.
-_MOST_TRELLIS_BITS = 3
+MOST_TRELLIS_BITS = 3
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,7 @@ class CompileConfig:
 
     def _best_codebook(self, method: Method) -> Codebook:
         """Return the trellis where it errs less by far and stays packed in memory."""
-        replaceable = method.alphabet == "mid-rise" and self.bits <= _MOST_TRELLIS_BITS
+        replaceable = method.alphabet == "mid-rise" and self.bits <= MOST_TRELLIS_BITS
         packed = method.lowering == "fused" and self.target != "ort-stock"
         return "trellis" if replaceable and packed else "scalar"
 

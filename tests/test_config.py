@@ -187,9 +187,7 @@ def test_trellis_takes_the_place_of_the_alphabet_alone(name: str) -> None:
     assert (recipe.codebook, method.codebook) == ("trellis", "scalar")
 
 
-def test_best_codebook_is_the_trellis_where_it_stays_packed(monkeypatch: Any) -> None:
-    monkeypatch.setattr("fqonnx.config._MOST_TRELLIS_BITS", 3)
-
+def test_best_codebook_is_the_trellis_where_it_stays_packed() -> None:
     def codebook(**options: Any) -> str:
         config = CompileConfig(**options)
         assert config.options()["codebook"] == config.recipe.codebook

@@ -43,6 +43,7 @@ def test_layers_for_sessions_are_what_they_say(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(gpu_sessions, "PROVIDERS", ["CPUExecutionProvider"])
     monkeypatch.setenv("FQONNX_LIBRARY", str(emulated_library()))
     assert gpu_sessions.error(2, 9) < 2e-2
+    assert gpu_sessions.error(3, 9, trellis=True) < 2e-2
     assert gpu_sessions.attempt(lambda: gpu_sessions.session(gpu_sessions.plain_model((128, 8), 4)))
 
 

@@ -147,11 +147,7 @@ def test_trellis_is_better_than_scalar_codes_in_every_lowering(
         assert layer.output_rel_error < (0.95 if bits > 1 else 1.05) * other.output_rel_error
 
 
-def test_codebook_is_chosen_by_bits_and_target(
-    wide: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("fqonnx.config._MOST_TRELLIS_BITS", 3)
-
+def test_codebook_is_chosen_by_bits_and_target(wide: Path, data: Path, tmp_path: Path) -> None:
     def codebooks(**options: Any) -> set[str | None]:
         config = CompileConfig(**options)
         report = compile_model(wide, tmp_path / "out.onnx", config, calibration=data)

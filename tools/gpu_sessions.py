@@ -16,7 +16,8 @@ import onnxruntime as ort
 from onnx_ir.tape import Tape
 
 from fqonnx.frames import HadamardFrame, IdentityFrame
-from fqonnx.packing import choose_block_size, pack_codes, pack_signs
+from fqonnx.packing import TILE, TILE_ROWS, choose_block_size, pack_codes, pack_signs, pack_tiles
+from fqonnx.quant.trellis import trellis_code
 from fqonnx.reference import frame_matmul
 from fqonnx.runtime_ops import DOMAIN, FrameOpSpec, build_function, register
 
@@ -31,7 +32,12 @@ PROVIDERS = ["CUDAExecutionProvider"]
 def run(library: Path) -> dict[str, Any]:
     """Return whether small layers are right, and times of large ones in µs."""
     os.environ["FQONNX_LIBRARY"] = str(library)
-    errors = {f"{bits} bits, {rows} rows": error(bits, rows) for bits in (2, 3) for rows in (1, 9)}
+    errors = {
+        f"{bits} bits{', trellis codes' * trellis}, {rows} rows": error(bits, rows, trellis=trellis)
+        for bits in (2, 3)
+        for trellis in (False, True)
+        for rows in (1, 9)
+    }
     times = []
     for shape in SHAPES:
         for bits in (2, 4):
@@ -44,26 +50,38 @@ def run(library: Path) -> dict[str, Any]:
 
 
 def frame_model(
-    shape: tuple[int, int], bits: int, codes: np.ndarray, scale: float
+    shape: tuple[int, int], bits: int, scale: float, *, trellis: bool = False
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """Return a layer in float16, and what the reference needs of it."""
+    """Return a layer of random codes in float16, and what the reference needs of it."""
     frame, frame_out = HadamardFrame.create(shape[0]), IdentityFrame(shape[1])
-    block_size = choose_block_size(frame.num_vectors)
+    block_size = TILE if trellis else choose_block_size(frame.num_vectors)
     spec = FrameOpSpec(
-        "FrameMatMul", frame.spec, frame_out.spec, bits, block_size, dtype=ir.DataType.FLOAT16
+        "FrameMatMul",
+        frame.spec,
+        frame_out.spec,
+        bits,
+        block_size,
+        dtype=ir.DataType.FLOAT16,
+        codebook="trellis" if trellis else "scalar",
+        multiplier=trellis_code(bits).multiplier if trellis else 0,
     )
+    rows = shape[1] + -shape[1] % TILE_ROWS if trellis else shape[1]
+    codes = np.random.default_rng(0).integers(0, 1 << bits, (rows, frame.num_vectors), np.uint8)
     packed = {
-        "codes": pack_codes(codes, bits, block_size),
+        "codes": pack_tiles(codes, bits) if trellis else pack_codes(codes, bits, block_size),
         "scales": np.full((shape[1], 1), scale, np.float16),
         "signs_in": pack_signs(frame.signs.numpy()),
     }
+    if trellis:
+        packed["levels"] = trellis_code(bits).levels
     tape = Tape()
     x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT16), shape=ir.Shape(["m", shape[0]]))
     values = {n: tape.initializer(ir.tensor(a, name=n)) for n, a in packed.items()}
-    inputs = [x, values["codes"], values["scales"], None, values["signs_in"]]
+    inputs = [{"X": x, **values}.get(name) for name in spec.input_names()]
     y = tape.op("FrameMatMul", inputs, spec.attributes(), domain=DOMAIN, overload=spec.overload)
     functions = [build_function(spec, OPSET)]
-    facts = {"frame_in": frame.spec, "frame_out": frame_out.spec, "bits": bits} | packed
+    frames = {"frame_in": frame.spec, "frame_out": frame_out.spec}
+    facts = frames | {"bits": bits, "multiplier": spec.multiplier} | packed
     return model(tape, x, y, shape[1], functions), facts
 
 
@@ -111,14 +129,15 @@ def session(
 
 
 def candidates(shape: tuple[int, int], bits: int) -> dict[str, ort.InferenceSession | None]:
-    codes = np.random.default_rng(0).integers(0, 1 << bits, shape[::-1], np.uint8)
-    layer, _ = frame_model(shape, bits, codes, 0.01)
+    layer, _ = frame_model(shape, bits, 0.01)
+    trellis, _ = frame_model(shape, bits, 0.01, trellis=True)
     makers: dict[str, Callable[[], ort.InferenceSession]] = {
         "MatMul": lambda: session(plain_model(shape, None)),
         "MatMulNBits": lambda: session(plain_model(shape, bits)),
         "MatMulNBits, fpA_intB": lambda: session(plain_model(shape, bits), entries=FPA_INTB),
         "our body": lambda: session(layer),
         "our kernels": lambda: session(layer, native=True),
+        "our kernels, trellis codes": lambda: session(trellis, native=True),
     }
     return {name: attempt(make) for name, make in makers.items()}
 
@@ -132,10 +151,9 @@ def attempt(make: Callable[[], ort.InferenceSession]) -> ort.InferenceSession | 
         return None
 
 
-def error(bits: int, rows: int) -> float:
+def error(bits: int, rows: int, *, trellis: bool = False) -> float:
     shape = 384, 200
-    codes = np.random.default_rng(0).integers(0, 1 << bits, shape[::-1], np.uint8)
-    layer, facts = frame_model(shape, bits, codes, 0.05)
+    layer, facts = frame_model(shape, bits, 0.05, trellis=trellis)
     x = np.random.default_rng(1).standard_normal((rows, shape[0])).astype(np.float16)
     wanted = frame_matmul(x, **facts)
     (found,) = session(layer, native=True).run(None, {"x": x})

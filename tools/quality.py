@@ -24,26 +24,34 @@ import docstrings
 import minilm
 from architectures.row import COSINE, run
 from fqonnx import CompileConfig, compile_model
+from fqonnx.config import Target
 from fqonnx.export import export_model
 
 BEGIN, END = "<!-- quality table: tools/quality.py -->", "<!-- end of quality table -->"
 REAL = "text"
+STOCK: Target = "ort-stock"
 RUNS = (
     ("`auto`, 2 bits", CompileConfig(), REAL),
     ("`auto`, 2 bits, redundancy 1.125", CompileConfig(redundancy=1.125), REAL),
     ("`auto`, 2 bits, redundancy 1.25", CompileConfig(redundancy=1.25), REAL),
-    ("`auto`, target 2.033 bits", CompileConfig(target_bits=2.033), REAL),
-    ("`auto`, target 2.283 bits", CompileConfig(target_bits=2.283), REAL),
-    ("`auto`, target 2.533 bits", CompileConfig(target_bits=2.533), REAL),
+    ("`auto`, target 2.035 bits", CompileConfig(target_bits=2.035), REAL),
+    ("`auto`, target 2.285 bits", CompileConfig(target_bits=2.285), REAL),
+    ("`auto`, target 2.535 bits", CompileConfig(target_bits=2.535), REAL),
+    ("`auto`, 1 bit", CompileConfig(bits=1), REAL),
     ("`auto`, 3 bits", CompileConfig(bits=3), REAL),
     ("`auto`, 4 bits", CompileConfig(bits=4), REAL),
-    ("`auto`, 2 bits, trellis codes", CompileConfig(codebook="trellis"), REAL),
+    ("`auto` for stock ONNX Runtime, 2 bits", CompileConfig(target=STOCK), REAL),
     (
-        "`auto`, 2 bits, trellis codes, redundancy 1.125",
-        CompileConfig(codebook="trellis", redundancy=1.125),
+        "`auto` for stock ONNX Runtime, 2 bits, redundancy 1.125",
+        CompileConfig(target=STOCK, redundancy=1.125),
         REAL,
     ),
-    ("`auto`, 3 bits, trellis codes", CompileConfig(bits=3, codebook="trellis"), REAL),
+    (
+        "`auto` for stock ONNX Runtime, target 2.283 bits",
+        CompileConfig(target=STOCK, target_bits=2.283),
+        REAL,
+    ),
+    ("`auto` for stock ONNX Runtime, 3 bits", CompileConfig(target=STOCK, bits=3), REAL),
     ("`auto`, 2 bits", CompileConfig(), "synthetic"),
     ("`auto`, 2 bits", CompileConfig(), "none"),
     ("`auto`, 2 bits, sequential", CompileConfig(sequential=True), REAL),

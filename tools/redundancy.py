@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from fqonnx.config import METHODS
+from fqonnx.config import CompileConfig, Target
 from fqonnx.frames import Frame, FusionFrame, HadamardFrame, IdentityFrame
 from fqonnx.quant import quantize_weight
 
@@ -26,7 +26,7 @@ PAGE = """\
 A weight of {size} × {size} independent Gaussian entries is quantized to 2 bits a coefficient,
 without any data (H = I), and rebuilt. The figures are ‖W − Ŵ‖²/‖W‖², mean of {runs} draws.
 `framequant` has fusion frames on both sides, so that r² codes a weight are stored; `auto` has a
-Hadamard frame on one.
+Hadamard frame on one, and trellis codes.
 
 ![Error against redundancy](redundancy.png)
 
@@ -42,10 +42,22 @@ Hadamard frame on one.
 - **auto, same redundancy** and **auto, same bits** have feedback too. The last one is what the bits
   of `framequant` buy with a frame on one side only.
 
-What redundancy costs is bits. At r = 1, {more_bits}:
-frame vectors that cost a third bit are worth as much as one, and those that cost a fourth are worth
-less. Redundancy is for the steps between whole bits. On models with calibration data see
-[architectures.md](architectures.md).
+## Redundancy or bits
+
+What redundancy costs is bits, and what a frame vector more is worth, a finer alphabet may be worth
+too. The same error with a frame on one side, against bits of codes a weight (r times those of a
+coefficient), for scalar and [trellis](trellis.md) codes, and the least that any code can do:
+Shannon's 4^−bits.
+
+![Error against bits, by redundancy and by alphabet](redundancy-bits.png)
+
+{bits_table}
+
+Bits are worth more than redundancy, and with trellis codes by far: they leave little between them
+and the bound, and have no feedback within their blocks of four columns, which is what redundancy
+lives on. What it is for is the steps between whole bits, up to a quarter. On models with
+calibration data see [architectures.md](architectures.md) and the sweep in the
+[README](../README.md).
 
 ## Outliers
 
@@ -66,6 +78,8 @@ clipped, and more bits do not bring it back.
 SIZE, RUNS, BITS = 512, 3, 2
 TALL, WIDE, OUTLYING = 768, 128, 6
 REDUNDANCIES = (1.0, 1.125, 1.25, 1.375, 1.5, 1.75, 2.0)
+TARGETS = {"scalar": "ort-stock", "trellis": "ort-fqonnx"}
+ONE_SIDE = (1.0, 1.0625, 1.125, 1.25, 1.5, 2.0)
 
 
 @dataclass(frozen=True)
@@ -89,11 +103,13 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, help="write the page, and its picture beside it")
     page = parser.parse_args().markdown
     points = [measure(redundancy) for redundancy in REDUNDANCIES]
-    table = "\n".join(rows(points))
-    print(table)
+    by_bits = measure_bits()
+    table, bits_table = "\n".join(rows(points)), "\n".join(bits_rows(by_bits))
+    print(table, bits_table, sep="\n\n")
     if page is not None:
-        page.write_text(text(table), encoding="utf-8")
+        page.write_text(text(table, bits_table), encoding="utf-8")
         picture(points).savefig(page.with_suffix(".png"), dpi=150)
+        bits_picture(by_bits).savefig(page.with_name("redundancy-bits.png"), dpi=150)
 
 
 def measure(redundancy: float) -> Point:
@@ -123,10 +139,12 @@ def errors(
     frame_out: Frame,
     method: str,
     bits: int = BITS,
+    target: Target = "ort-fqonnx",
     **changes: str,
 ) -> tuple[float, float]:
     """Return ‖C − Ĉ‖²/‖W‖² and ‖W − Ŵ‖²/‖W‖²."""
-    chosen = dataclasses.replace(METHODS[method], **changes)
+    recipe = CompileConfig(method=method, bits=bits, target=target).recipe
+    chosen = dataclasses.replace(recipe, **changes)
     quantized = quantize_weight(weight, frame_in, frame_out, chosen, bits)
     coeffs = frame_out.analysis(frame_in.analysis(weight.T).T)
     ratio = (quantized.coeffs() - coeffs).square().sum() / weight.square().sum()
@@ -146,18 +164,46 @@ def rows(points: list[Point]) -> list[str]:
     return lines
 
 
-def text(table: str) -> str:
-    weight = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    frames = HadamardFrame.create(SIZE), IdentityFrame(SIZE)
-    more = " and ".join(
-        f"`auto` has {errors(weight, *frames, 'auto', bits)[1]:.4f} at {bits} bits"
-        for bits in (3, 4)
-    )
+def measure_bits() -> dict[tuple[str, int], list[float]]:
+    """Return ‖W − Ŵ‖²/‖W‖² at each of ``ONE_SIDE`` by codebook and bits a coefficient."""
+    found = {}
+    for codebook, target in TARGETS.items():
+        for bits in (1, 2, 3, 4) if codebook == "scalar" else (1, 2, 3):
+            found[codebook, bits] = [
+                sum(one_side(seed, redundancy, bits, target) for seed in range(RUNS)) / RUNS
+                for redundancy in ONE_SIDE
+            ]
+    return found
+
+
+def one_side(seed: int, redundancy: float, bits: int, target: Target) -> float:
+    weight = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+    frame = HadamardFrame.create(SIZE, redundancy, seed)
+    return errors(weight, frame, IdentityFrame(SIZE), "auto", bits, target)[1]
+
+
+def bits_rows(by_bits: dict[tuple[str, int], list[float]]) -> list[str]:
+    lines = [
+        "| codes | " + " | ".join(f"r = {redundancy:g}" for redundancy in ONE_SIDE) + " |",
+        "|---|" + "---|" * len(ONE_SIDE),
+    ]
+    for (codebook, bits), values in by_bits.items():
+        cells = (
+            f"{value:.4f} ({value * 4 ** (bits * redundancy):.2f})"
+            for redundancy, value in zip(ONE_SIDE, values, strict=True)
+        )
+        lines.append(
+            f"| {codebook}, {bits} {'bit' if bits == 1 else 'bits'} | {' | '.join(cells)} |"
+        )
+    return [*lines, "", "(In brackets: the error over Shannon's bound at the same bits a weight.)"]
+
+
+def text(table: str, bits_table: str) -> str:
     return PAGE.format(
         size=SIZE,
         runs=RUNS,
         table=table,
-        more_bits=more,
+        bits_table=bits_table,
         tall=TALL,
         wide=WIDE,
         outlying=OUTLYING,
@@ -207,6 +253,34 @@ def picture(points: list[Point]) -> Figure:
     axes.set_title(f"Gaussian weight {SIZE} × {SIZE}, {BITS} bits a coefficient, no data")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
+    return figure
+
+
+def bits_picture(by_bits: dict[tuple[str, int], list[float]]) -> Figure:
+    figure = Figure(figsize=(7, 4.8), layout="constrained")
+    axes = figure.subplots()
+    bound = [1.0, 4.5]
+    axes.plot(bound, [4.0**-bits for bits in bound], "k-", lw=1, label="Shannon's bound")
+    for (codebook, bits), values in by_bits.items():
+        stored = [bits * redundancy for redundancy in ONE_SIDE]
+        shown = [i for i, x in enumerate(stored) if x <= bound[1]]
+        axes.plot(
+            [stored[i] for i in shown],
+            [values[i] for i in shown],
+            {1: "v", 2: "o", 3: "s", 4: "D"}[bits] + ("-" if codebook == "trellis" else "--"),
+            color="#0072B2" if codebook == "trellis" else "#D55E00",
+            markersize=5,
+            label=f"{codebook}, {bits} {'bit' if bits == 1 else 'bits'}, r from 1",
+        )
+    axes.set_yscale("log")
+    ticks = [0.003, 0.01, 0.03, 0.1, 0.3]
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("bits of codes a weight")
+    axes.set_ylabel("‖W − Ŵ‖² / ‖W‖²")
+    axes.set_title(f"Gaussian weight {SIZE} × {SIZE}, a frame on one side, no data")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8)
     return figure
 
 

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fqonnx.native import encode_trellis
 from fqonnx.packing import LEVELS, TILE
 from fqonnx.quant import TrellisCode, gaussian_alphabet, trellis_code
-from fqonnx.quant.trellis import DEFAULT_WINDOW
+from fqonnx.quant.trellis import DEFAULT_WINDOW, states
 from fqonnx.runtime_ops import instruction_set
 
 WINDOWS = (10, 12, 14, 16)
@@ -81,6 +82,14 @@ def tables() -> str:
     lines += [f"| {window} | {speed(window, x):.2f} |" for window in WINDOWS]
     lines += [
         "",
+        "| values of 2^16 states, 2 bits | closed tiles of 256 | streams of 4096 |",
+        "|---|---|---|",
+    ]
+    for name, values in limits().items():
+        found = (limit(values, x[: TILES // 4].reshape(-1, length)) for length in (TILE, 4096))
+        lines.append(f"| {name} | " + " | ".join(f"{value:.4f}" for value in found) + " |")
+    lines += [
+        "",
         f"{TILES * TILE} coefficients, {instruction_set()}, "
         f"{platform.machine()}, numpy {version('numpy')}, {datetime.date.today()}.",
     ]
@@ -96,6 +105,29 @@ def speed(window: int, x: Float) -> float:
         code.encode(x * np.float32(code.deviation))
         best = min(best, time.process_time() - start)
     return x.size / best / 1e6
+
+
+def limits() -> dict[str, Float]:
+    """Return values (2^16,) of states for coefficients of unit variance: ours, and finer ones."""
+    code = trellis_code(2, 16)
+    ranks = np.arange(1 << 16)
+    quantiles = torch.special.ndtri((torch.from_numpy(ranks) + 0.5) / len(ranks)).numpy()
+    return {
+        "product and 64 levels": code.values / np.float32(code.deviation),
+        "product and 2^16 levels": quantiles[ranks * code.multiplier % len(ranks)],
+        "Gaussian, drawn by chance": np.random.default_rng(0).permutation(quantiles),
+    }
+
+
+def limit(values: Float, x: Float) -> float:
+    """Return ‖x − x̂‖²/‖x‖² of closed streams x (streams, length), two bits a coefficient."""
+    unit = 32767 / 5
+    fine = (np.round(array * unit).clip(-32767, 32767).astype(np.int16) for array in (values, x))
+    table, targets = fine
+    codes = encode_trellis(table, 2, targets)
+    assert codes is not None, "it takes the native library"
+    found = values[states(codes, 2)]
+    return float(np.square(found - x).sum() / np.square(x).sum())
 
 
 def find(bits: int) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fqonnx.config import MOST_TRELLIS_BITS
 from fqonnx.diff.layers import LayerDiff
 from fqonnx.packing import SUPPORTED_BITS
 
@@ -64,6 +65,6 @@ def advise(layers: Sequence[LayerDiff]) -> list[Advice]:
 
 
 def _ratio(layer: LayerDiff, bits: int) -> float:
-    """Return the squared error of a layer's codebook at other bits, relative to what it is."""
-    distortion = _DISTORTION[layer.codebook]
-    return distortion[bits] / distortion[layer.bits]
+    """Return the squared error of a layer at other bits, relative to what it is."""
+    codebook = layer.codebook if bits <= MOST_TRELLIS_BITS else "scalar"
+    return _DISTORTION[codebook][bits] / _DISTORTION[layer.codebook][layer.bits]

@@ -82,11 +82,16 @@ class TrellisCode:
 
 def level_indices(codes: Codes, bits: int, multiplier: int) -> NDArray[np.int64]:
     """Return which level each code of closed streams (..., length) stands for."""
-    states, held = codes.astype(np.int64), bits
+    return _indices(states(codes, bits), multiplier)
+
+
+def states(codes: Codes, bits: int) -> NDArray[np.int64]:
+    """Return the last 16 bits of closed streams (..., length) up to and with each code."""
+    found, held = codes.astype(np.int64), bits
     while held < _WORD:
-        states |= np.roll(states, held // bits, -1) << held
+        found |= np.roll(found, held // bits, -1) << held
         held *= 2
-    return _indices(states, multiplier)
+    return found & 0xFFFF
 
 
 def _indices(states: NDArray[np.int64], multiplier: int) -> NDArray[np.int64]:

@@ -80,18 +80,20 @@ class LevelTable:
         return torch.where(self.step > 0, coeffs / self.step, torch.nan)
 
 
-def gaussian_trellis(coeffs: Tensor, code: TrellisCode) -> TrellisAlphabet:
+def gaussian_trellis(coeffs: Tensor, code: TrellisCode, multiplier: float = 1.0) -> TrellisAlphabet:
     """Return the alphabet that fits Gaussian columns.
 
     Args:
         coeffs: C (num_vectors, dim_out).
         code: A code for unit variance.
+        multiplier: Of the step that is best for lone coefficients.
 
     Raises:
         OverflowError: The steps are beyond float16's range.
     """
     deviation = coeffs.square().mean(0, keepdim=True).sqrt()
-    return TrellisAlphabet(code, stored(deviation * (_ONE / code.deviation), deviation))
+    step = deviation * (multiplier * _ONE / code.deviation)
+    return TrellisAlphabet(code, stored(step, deviation))
 
 
 def trellis_ldlq(coeffs: Tensor, hessian: Tensor | None, alphabet: TrellisAlphabet) -> Tensor:

@@ -69,7 +69,8 @@ def quantize_weight(
     alphabet: UniformAlphabet | TrellisAlphabet
     guarantee = None
     if method.alphabet == "trellis":
-        alphabet = gaussian_trellis(coeffs, trellis_code(bits))
+        wider = _widening(bits, frame_in.redundancy)
+        alphabet = gaussian_trellis(coeffs, trellis_code(bits), wider)
         codes = trellis_ldlq(coeffs, hessian, alphabet)
         alphabet = refitted(alphabet, codes, coeffs, hessian)
     elif method.feedback == "sigma-delta":
@@ -172,9 +173,9 @@ def _rounded(coeffs: Tensor, hessian: Tensor | None, alphabet: UniformAlphabet) 
 def _widening(bits: int, redundancy: float) -> float:
     """Return what the best step is of that for lone coefficients, where errors cancel in a frame.
 
-    Two levels have to hold what feedback adds to a coefficient. This fits the best steps at
-    redundancy 1 to 4, measured on Gaussian weights; with more levels they differ by less than those
-    that are tried.
+    What 1 bit reaches has to hold what feedback adds to a coefficient. This fits the best steps of
+    two levels at redundancy 1 to 4, measured on Gaussian weights, and those of the trellis; with
+    more bits they differ by less than those that are tried.
     """
     return 2.1 - 1.1 / redundancy if bits == 1 else 1.0
 

@@ -50,6 +50,12 @@ def test_what_a_bit_does() -> None:
     assert (three.added_bytes, four.added_bytes) == (480, 960)  # 64·48·1.25 bits each
 
 
+def test_four_bits_have_scalar_codes() -> None:
+    (three, four) = advise([dataclasses.replace(LAYER, codebook="trellis")])
+    assert three.predicted_change == pytest.approx(0.0186 / 0.0710 - 1, abs=1e-3)
+    assert four.predicted_change == pytest.approx(0.01154 / 0.0710 - 1, abs=1e-3)
+
+
 @given(st.lists(st.floats(0.001, 10.0), min_size=1, max_size=10), st.integers(1, 3))
 def test_changes_are_parts_of_the_whole(errors: list[float], bits: int) -> None:
     found = advise(layers(*errors, bits=bits))

@@ -94,6 +94,12 @@ def test_the_error_is_below_that_of_the_mid_rise_alphabet() -> None:
     assert trellis < 0.66 * scalar
 
 
+def test_steps_are_wider_at_1_bit_where_errors_cancel() -> None:
+    frames = HadamardFrame.create(128, 3.0), IdentityFrame(64)
+    found = quantize_weight(normal(128, 64), *frames, METHOD, 1)
+    assert found.weight_rel_error**2 < 0.065
+
+
 def test_columns_of_zeros_stay_zero() -> None:
     weight = normal(32, 64)
     weight[:, 5] = 0
