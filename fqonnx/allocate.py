@@ -171,10 +171,10 @@ def _replaced(graph: ir.Graph, unit: Unit, quantized: QuantizedWeight) -> Iterat
             node.replace_input_with(index, value)
         yield
     finally:
-        for ((node, index), _), value in zip(uses, before, strict=True):
+        for ((node, index), _), own in zip(uses, before, strict=True):
             trial = node.inputs[index]
-            node.replace_input_with(index, value)
-            if trial is not None and trial is not value:
+            node.replace_input_with(index, own)
+            if trial is not None and trial is not own:
                 remove_if_unused(trial)
 
 

@@ -33,6 +33,7 @@ class ModelPair:
         compiled: The compiled model.
         layers: Its packed layers; none where it was not compiled from the other, or lowered to
             stock operators.
+        inner_layers: Names of layers inside If, Loop and Scan nodes, which are not among them.
         samples: What both run on.
         kinds: What the outputs are, by name.
         labels: The right classes of all samples (samples,).
@@ -44,6 +45,7 @@ class ModelPair:
     model: ir.Model
     compiled: ir.Model
     layers: list[CompiledLayer]
+    inner_layers: list[str]
     samples: Samples
     kinds: Mapping[str, OutputKind]
     labels: Labels | None
@@ -92,6 +94,7 @@ class ModelPair:
             model,
             compiled,
             compiled_layers(compiled, selected.layers),
+            [layer.name for layer in selected.layers if layer.graph is not model.graph],
             samples,
             found,
             None if labels is None else load_labels(labels, samples.num_samples),

@@ -8,7 +8,12 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from fqonnx.passes.constants import Names, record_constant, record_ints
+from fqonnx.passes.constants import (
+    Names,
+    record_constant,
+    record_ints,
+    replace_nodes,
+)
 
 CARRIES = {("", "If"), ("", "Loop"), ("", "Scan")}
 
@@ -88,7 +93,7 @@ def _out_of_loop(node: ir.Node, body: ir.Graph, total: ir.Value, names: Names) -
     )
     result = _like(new.outputs[states], total, names)
     kept = [output for output in new.outputs if output is not result]
-    ir.convenience.replace_nodes_and_values(outer, node, [node], [new], node.outputs, kept)
+    replace_nodes(outer, node, [node], [new], node.outputs, kept)
     return result
 
 

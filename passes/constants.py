@@ -1,8 +1,8 @@
-"""Constant values of a graph: finding them, whatever makes them, and adding new ones."""
+"""Values of a graph: constants, whatever makes them, new names, and values in place of others."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -39,7 +39,9 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
         return None
     if any(source is not None and constant(source) is None for source in node.inputs):
         return None
-    given = {str(source.name): t for source in node.inputs if (t := constant(source)) is not None}
+    given = {
+        str(v.name): t for v in node.inputs if v is not None and (t := constant(v)) is not None
+    }
     proto, dtype = ir.to_proto(node), value.dtype  # the node may be gone when it is computed
     return ir.LazyTensor(lambda: _computed(proto, given, dtype), dtype, shape, name=value.name)
 
@@ -163,3 +165,20 @@ def remove_if_unused(value: ir.Value) -> None:
     node.graph.remove(node, safe=True)
     for source in dict.fromkeys(sources):
         remove_if_unused(source)
+
+
+def replace_nodes(
+    graph: ir.Graph,
+    place: ir.Node,
+    old_nodes: Sequence[ir.Node],
+    new_nodes: Sequence[ir.Node],
+    old_values: Sequence[ir.Value],
+    new_values: Sequence[ir.Value],
+) -> None:
+    """Put nodes behind a place and in that of others; values keep all that a user gave them."""
+    for old, new in zip(old_values, new_values, strict=True):
+        new.doc_string = old.doc_string
+        new.metadata_props.update(old.metadata_props)
+    ir.convenience.replace_nodes_and_values(
+        graph, place, old_nodes, new_nodes, old_values, new_values
+    )

@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 
 from fqonnx.frames import FrameSpec
 from fqonnx.packing import TILE_ROWS
-from fqonnx.passes.constants import Names, add_initializer, constant, remove_if_unused
+from fqonnx.passes.constants import (
+    Names,
+    add_initializer,
+    constant,
+    remove_if_unused,
+    replace_nodes,
+)
 from fqonnx.passes.frame_functions import add_function, remove_unused_functions
 from fqonnx.passes.select_weights import layer_name
 from fqonnx.runtime_ops import DOMAIN, FrameOpSpec
@@ -124,7 +130,7 @@ def _merge(model: ir.Model, group: Sequence[ir.Node], names: Names, layers: Sequ
         metadata_props={_LAYERS: json.dumps(layers)},
     )
     add_function(model, spec)
-    ir.convenience.replace_nodes_and_values(
+    replace_nodes(
         model.graph,
         group[0],
         group,

@@ -11,7 +11,13 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from fqonnx.passes.constants import Names, constant, record_constant, record_ints
+from fqonnx.passes.constants import (
+    Names,
+    constant,
+    record_constant,
+    record_ints,
+    replace_nodes,
+)
 from fqonnx.passes.linear_layer import is_worthwhile
 
 ORIGINAL_OP_TYPE = "fqonnx.original_op_type"  # in Node.meta: what the report calls the node
@@ -67,9 +73,7 @@ def _rewrite(node: ir.Node, names: Names) -> None:
         result.type, result.shape = output.type, output.shape
     for new in tape.nodes:
         new.outputs[0].name = names.fresh(f"{output.name}_{new.op_type.lower()}")
-    ir.convenience.replace_nodes_and_values(
-        graph, node, [node], list(tape.nodes), [output], [result]
-    )
+    replace_nodes(graph, node, [node], list(tape.nodes), [output], [result])
 
 
 def _transposed(tape: Tape, value: ir.Value) -> ir.Value:

@@ -22,6 +22,7 @@ from fqonnx.passes.constants import (
     add_initializer,
     record_ints,
     remove_if_unused,
+    replace_nodes,
     steps,
 )
 from fqonnx.passes.convolution import channels_first, row_view
@@ -123,9 +124,7 @@ class _Rewriter:
         result.dtype, result.shape = layer.dtype, output.shape
         self.name_values(tape, f"{output.name}.quantized")
         removed = [layer.node] if layer.add is None else [layer.add, layer.node]
-        ir.convenience.replace_nodes_and_values(
-            layer.graph, old, removed, list(tape.nodes), [output], [result]
-        )
+        replace_nodes(layer.graph, old, removed, list(tape.nodes), [output], [result])
 
     def dequantize(self, replacement: Replacement, packed: dict[str, ir.Value]) -> None:
         """Let nodes that stay read their weight from a FrameDequant."""

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
+from click.testing import CliRunner
 
 from fqonnx import CompileConfig, CompileReport, compile_model
-from fqonnx.session import Session
+from fqonnx.cli import main
+from fqonnx.diff_models import diff_models
+from fqonnx.errors import ModelError
+from fqonnx.model_pair import ModelPair
+from fqonnx.runtime_ops import DOMAIN, FrameOpSpec, register
+from fqonnx.session import Session, session_options
 from support import model_from_text
 
 HEADER = '<ir_version: 10, opset_import: ["": 20, "com.microsoft": 1, "local": 1]>'
@@ -190,6 +197,17 @@ FORMS = {
         "[layer] y = com.microsoft.Attention <num_heads = 4> (x, w, b)",
         {"w": draw(64, 192), "b": draw(192)},
     ),
+    "GroupQueryAttention": Form(
+        "float[N, 5, 64] x",
+        """[query] q = MatMul(x, a) [key] k = MatMul(x, b) [value] v = MatMul(x, c)
+        n = Shape <start = 0, end = 1> (x) past = ConstantOfShape <value = int32[1] {4}> (n)
+        total = Constant <value = int32 {5}> ()
+        h, i, j = com.microsoft.GroupQueryAttention <num_heads = 4, kv_num_heads = 2>
+            (q, k, v, , , past, total)
+        [layer] y = MatMul(h, d)""",
+        {"a": draw(64, 64), "b": draw(64, 32), "c": draw(64, 32, seed=1), "d": draw(64, 48)},
+        ("query", "key", "value", "layer"),
+    ),
     "FusedMatMul": Form(
         X,
         "[layer] y = com.microsoft.FusedMatMul <transB = 1, alpha = 0.25> (x, w)",
@@ -242,3 +260,157 @@ def test_form_is_quantized_and_computes_the_same(
     for layer in form.layers:
         assert layers[layer].output_rel_error is not None
         assert layers[layer].output_rel_error < 0.2
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_layers_are_found_again_and_compared(name: str, tmp_path: Path) -> None:
+    form = FORMS[name]
+    compiled, report = compile_form(form, tmp_path, bits=4)
+    pair = ModelPair.load(tmp_path / "float.onnx", compiled, tmp_path / "data.npz")
+    diff = diff_models(pair)
+    compared = [layer.name for layer in diff.layers]
+    assert sorted(compared + pair.inner_layers) == sorted(form.layers)
+    assert bool(pair.inner_layers) == any("by themselves" in text for text in diff.warnings)
+    of_weights = {layer.name: layer.weight_rel_error for layer in report.layers}
+    for layer in diff.layers:
+        assert 0 < layer.local_rel_error < 0.2
+        assert layer.weight_rel_error == pytest.approx(of_weights[layer.name], rel=0.02)
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("bits", [3, 4])
+def test_library_runs_every_form(name: str, bits: int, tmp_path: Path) -> None:
+    compiled, _ = compile_form(FORMS[name], tmp_path, bits=bits)
+    options = session_options()
+    register(options)
+    library = ort.InferenceSession(compiled, options, providers=["CPUExecutionProvider"])
+    expected = Session(compiled, "bodies").run(FORMS[name].feed())[0]
+    actual = library.run(None, FORMS[name].feed())[0]
+    assert np.linalg.norm(actual - expected) < 0.03 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bits": 3, "sequential": True},
+        {"target_bits": 3.0},
+        {"method": "sigma-delta", "bits": 4, "quantize_bias": True},
+        {"method": "framequant", "bits": 4},
+    ],
+    ids=["sequential", "target bits", "sigma-delta", "framequant"],
+)
+@pytest.mark.parametrize(
+    "name", ["If", "Loop", "tied embedding", "batch of matrices", "Attention", "int8, by axis"]
+)
+def test_other_ways_to_quantize(name: str, options: dict[str, object], tmp_path: Path) -> None:
+    _, report = compile_form(FORMS[name], tmp_path, **options)
+    quantized = {layer.name for layer in report.layers if layer.status == "quantized"}
+    assert quantized == set(FORMS[name].layers)
+    assert report.outputs[0].cosine > 0.8
+
+
+def test_weight_that_three_nodes_make_their_own_of_is_stored_once(tmp_path: Path) -> None:
+    _, report = compile_form(FORMS["one weight in three forms"], tmp_path, bits=4)
+    first, *others = (layer.stored_bytes for layer in report.layers)
+    assert first > 64 * 64 / 2
+    assert others == [0, 0]
+
+
+def test_integers_stay_unless_asked_for(tmp_path: Path) -> None:
+    form = replace(FORMS["int8, by tensor"], requantize=False)
+    compiled, report = compile_form(form, tmp_path, bits=4)
+    (layer,) = report.layers
+    assert "--requantize" in layer.reason
+    feed = form.feed()
+    before, after = (
+        Session(path, "model").run(feed)[0] for path in (tmp_path / "float.onnx", compiled)
+    )
+    np.testing.assert_array_equal(before, after)
+    again = [tmp_path / "float.onnx", "-o", tmp_path / "again.onnx", "--bits", "4", "--requantize"]
+    result = CliRunner().invoke(main, ["compile", *map(str, again)])
+    assert result.exit_code == 0, result.output
+    assert FrameOpSpec.of_node(_packed(tmp_path / "again.onnx")[0]).bits == 4
+
+
+def _packed(path: Path) -> list[ir.Node]:
+    return [node for node in ir.load(path).graph.all_nodes() if node.domain == DOMAIN]
+
+
+def tied(rows: int) -> Form:
+    """Return a model whose embedding is as large as a part of its weights."""
+    return Form(
+        "int64[N, 4] i",
+        """[embed] h = Gather(table, i) [wide] a = MatMul(h, u) b = Tanh(a)
+        [narrow] c = MatMul(b, v) t = Transpose <perm = [1, 0]> (table) [layer] y = MatMul(c, t)""",
+        {"table": draw(rows, 64), "u": draw(64, 512), "v": draw(512, 64)},
+        feeds={"i": np.random.default_rng(2).integers(0, rows, (ROWS, 4))},
+    )
+
+
+@pytest.mark.parametrize(("rows", "is_copied"), [(16, True), (96, False)])
+def test_small_table_stays_float_for_its_lookups(
+    rows: int, is_copied: bool, tmp_path: Path
+) -> None:
+    compiled, report = compile_form(tied(rows), tmp_path, bits=4, include=("*",))
+    model = ir.load(compiled)
+    assert ("table" in model.graph.initializers) == is_copied
+    (text,) = [text for text in report.warnings if "Gather" in text]
+    assert ("float copy" in text) == is_copied
+    assert {"layer"} <= {x.name for x in report.layers if x.status == "quantized"}
+    before, after = (
+        Session(path, "model").run(tied(rows).feed())[0]
+        for path in (tmp_path / "float.onnx", compiled)
+    )
+    assert np.linalg.norm(after - before) < 0.2 * np.linalg.norm(before)
+
+
+@pytest.mark.parametrize("opset", range(13, 27))
+@pytest.mark.parametrize("lowering", ["fused", "onnx", "stock"])
+def test_every_opset_that_onnx_runtime_knows(opset: int, lowering: str, tmp_path: Path) -> None:
+    version = {13: 7, 14: 7, 15: 8, 19: 9, 20: 9, 21: 10}.get(opset, 8 if opset < 19 else 11)
+    form = FORMS["Loop"]
+    header = f'<ir_version: {version}, opset_import: ["": {opset}]>'
+    ir.save(form.model(header), tmp_path / "float.onnx")
+    np.savez(tmp_path / "data.npz", **form.feed())
+    paths = [tmp_path / name for name in ("float.onnx", "compiled.onnx", "data.npz")]
+    compile_model(*paths[:2], CompileConfig(bits=4, lowering=lowering), calibration=paths[2])
+    compiled = ir.load(paths[1])
+    assert compiled.graph.opset_imports[""] == opset
+    assert compiled.ir_version >= version
+    before, after = (Session(path, "model").run(form.feed())[0] for path in paths[:2])
+    assert np.linalg.norm(after - before) < 0.2 * np.linalg.norm(before)
+
+
+def test_what_a_user_wrote_into_the_model_stays(tmp_path: Path) -> None:
+    form = FORMS["transA, transB, alpha and beta"]
+    model = form.model()
+    x, y = model.graph.inputs[0], model.graph.outputs[0]
+    y.shape = ir.Shape(["batch", "classes"])
+    model.graph.name, model.graph.doc_string = "network", "what it does"
+    x.doc_string, y.metadata_props["unit"] = "an input", "volts"
+    model.metadata_props["author"] = "somebody"
+    model.producer_name, model.doc_string = "exporter", "the model"
+    model.graph[0].doc_string = "a node that stays"
+    ir.save(model, tmp_path / "float.onnx")
+    np.savez(tmp_path / "data.npz", **form.feed())
+    paths = [tmp_path / name for name in ("float.onnx", "compiled.onnx")]
+    compile_model(*paths, CompileConfig(bits=4), calibration=tmp_path / "data.npz")
+    compiled = ir.load(paths[1])
+    (x, y), graph = (compiled.graph.inputs[0], compiled.graph.outputs[0]), compiled.graph
+    assert (graph.name, graph.doc_string) == ("network", "what it does")
+    assert (compiled.producer_name, compiled.doc_string) == ("exporter", "the model")
+    assert compiled.metadata_props["author"] == "somebody"
+    assert (x.name, str(x.shape), x.doc_string) == ("x", "[N,64]", "an input")
+    assert (y.name, str(y.shape), y.metadata_props) == ("y", "[batch,classes]", {"unit": "volts"})
+    assert graph[0].doc_string == "a node that stays"
+
+
+def test_model_that_onnx_runtime_has_no_kernel_for_is_refused(tmp_path: Path) -> None:
+    model = model_from_text(
+        f"{HEADER} g (bfloat16[N, 64] x) => (bfloat16[N, 48] y) {{ y = MatMul(x, w) }}",
+        w=draw(64, 48).astype(ml_dtypes.bfloat16),
+    )
+    ir.save(model, tmp_path / "float.onnx")
+    with pytest.raises(ModelError, match="no kernel"):
+        compile_model(tmp_path / "float.onnx", tmp_path / "compiled.onnx")
+    assert not (tmp_path / "compiled.onnx").exists()
