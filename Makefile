@@ -7,7 +7,7 @@ ROOT   := $(CURDIR)
 SOURCES := $(shell find fqonnx passes runtime_ops -type f -not -name '*.pyc') pyproject.toml
 
 .PHONY: demo test lint types imports unit sanitize sanitize-cuda gpu-check bench quality redundancy \
-	sigma-delta feedback trellis architectures report-picture clean
+	sigma-delta feedback trellis architectures backend report-picture clean
 
 demo: $(VENV)/.package
 	$(BIN)/python tools/demo.py --folder demo
@@ -89,6 +89,10 @@ trellis: $(VENV)/.package
 architectures: $(VENV)/.package
 	$(BIN)/python tools/architecture_table.py $(if $(DATA),--data $(DATA)) \
 		--markdown docs/architectures.md
+
+# Every model that onnx tests runtimes with; it takes some minutes.
+backend: $(VENV)/.package
+	$(BIN)/python tools/backend_models.py --markdown docs/backend.md
 
 $(VENV)/.dependencies: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -21,10 +21,11 @@ from fqonnx.diff import squared_error
 from fqonnx.passes import LinearLayer, Unit
 from fqonnx.passes.constants import Names, add_initializer, constant, remove_if_unused
 from fqonnx.progress import timed
-from fqonnx.quant import Moments, QuantizedWeight
+from fqonnx.quant import PackedWeight
 from fqonnx.quantize_layers import by_weight, seeds_of
-from fqonnx.quantize_unit import quantize_unit
-from fqonnx.session import Feed, Session
+from fqonnx.segments import open_model
+from fqonnx.session import Feed, Runnable
+from fqonnx.workshop import Round, Workshop
 
 # Bits and redundancies that a layer may have, cheapest first, and which of them is measured.
 CHOICES = ((1, 1.0), (2, 1.0), (2, 1.25), (3, 1.0), (4, 1.0))
@@ -76,7 +77,8 @@ def measure_options(
     calibration: Calibration,
     config: CompileConfig,
     feed: Feed,
-    session: Session,
+    session: Runnable,
+    workshop: Workshop,
 ) -> LayerOptions:
     """Measure what each layer would do to the outputs with each choice of bits and redundancy.
 
@@ -87,6 +89,7 @@ def measure_options(
         config: Options.
         feed: The batch that output errors are measured on.
         session: Of the float model.
+        workshop: Quantizes.
 
     Raises:
         ModelError: A weight is not finite, the model does not run, or memory runs out.
@@ -94,26 +97,35 @@ def measure_options(
     units = by_weight(layers)
     seeds = seeds_of(units)
     names = session.numeric_outputs
-    reference = session.run(feed, names)
+    (reference,) = session.run_all([feed], names)
     mask = None if calibration.mask_input is None else feed[calibration.mask_input]
     options: list[list[Option]] = []
     weights = 0
     for group, moments in calibration.rounds(model, units):
+        choices = {unit: _choices(unit, config) for unit in group}
+        wanted = [
+            (unit, replace(config.for_layer(unit[0].names), **choice.given()))
+            for unit in group
+            for choice in choices[unit]
+        ]
+        of = Round(group, moments, seeds, calibration)
+        done = iter(workshop.quantize(of, wanted, "Trying bits", "allocate_s"))
         with timed(calibration.timing, "allocate_s"):
-            for unit in calibration.track(group, "Trying bits"):
-                parts = calibration.parts(unit, moments)
-                found = _options(unit, parts, config, seeds[unit])
+            for unit in calibration.track(group, "Weighing layers"):
+                results = [(choice, next(done).weight) for choice in choices[unit]]
+                found = [(choice, weight) for choice, weight in results if weight is not None]
                 if not found:
                     continue
                 base = found[min(len(found) - 1, _BASE)][1]
                 with _replaced(model.graph, unit, base):
-                    outputs = Session(model, calibration.where).run(feed, names)
+                    trial = open_model(model, calibration.where, folder=calibration.folder)
+                    (outputs,) = trial.run_all([feed], names)
                 noise = squared_error(reference, outputs, mask)
                 noise = (noise if math.isfinite(noise) else 1.0) / (_loss(base) or 1.0)
                 options.append(
                     [
-                        Option(override, quantized.stored_bytes, noise * _loss(quantized))
-                        for override, quantized in found
+                        Option(override, weight.stored_bytes, noise * _loss(weight))
+                        for override, weight in found
                     ]
                 )
                 weights += unit[0].dim_in * unit[0].dim_out
@@ -136,33 +148,28 @@ def least_bits(options: LayerOptions, meets: Callable[[float], bool]) -> float |
     return budgets[first] if first < len(budgets) else None
 
 
-def _options(
-    unit: Unit, moments: list[Moments] | None, config: CompileConfig, seed: int
-) -> list[tuple[Override, QuantizedWeight]]:
-    """Return the unit quantized with each choice that the method allows, cheapest first."""
-    own = config.for_layer(unit[0].names)
-    fixed = own != config.for_layer(())  # by an override
+def _choices(unit: Unit, config: CompileConfig) -> list[Override]:
+    """Return the choices that the method allows for a unit, cheapest first."""
+    name, own = unit[0].name, config.for_layer(unit[0].names)
+    if own != config.for_layer(()):  # by an override
+        return [Override(name, own.bits, own.redundancy)]
     least, frame = config.recipe.least_bits, config.recipe.frame
-    found = []
-    for bits, redundancy in [(own.bits, own.redundancy)] if fixed else CHOICES:
-        if not fixed and (bits < least or (frame == "identity" and redundancy != 1.0)):
-            continue
-        override = Override(unit[0].name, bits, redundancy)
-        outcome = quantize_unit(unit, moments, replace(own, **override.given()), seed)
-        if not isinstance(outcome, str):
-            found.append((override, outcome.quantized))
-    return found
+    return [
+        Override(name, bits, redundancy)
+        for bits, redundancy in CHOICES
+        if bits >= least and (frame != "identity" or redundancy == 1.0)
+    ]
 
 
 @contextmanager
-def _replaced(graph: ir.Graph, unit: Unit, quantized: QuantizedWeight) -> Iterator[None]:
+def _replaced(graph: ir.Graph, unit: Unit, quantized: PackedWeight) -> Iterator[None]:
     """Give the layers of a unit the weight, and the bias, that quantization leaves them."""
     names, dtype = Names(graph), unit[0].dtype.numpy()
-    weight = unit[0].stored(quantized.dequantize().cpu().numpy())
+    weight = unit[0].stored(quantized.dequantize().numpy())
     uses = [((layer.node, 1), weight) for layer in unit]
     tensor, shift = constant(unit[0].bias), quantized.bias_shift
     if tensor is not None and shift is not None:
-        uses.append((unit[0].bias_use, tensor.numpy() + shift.cpu().numpy()))
+        uses.append((unit[0].bias_use, tensor.numpy() + shift))
     before = [node.inputs[index] for (node, index), _ in uses]
     try:
         for (node, index), array in uses:
@@ -178,10 +185,10 @@ def _replaced(graph: ir.Graph, unit: Unit, quantized: QuantizedWeight) -> Iterat
                 remove_if_unused(trial)
 
 
-def _loss(quantized: QuantizedWeight) -> float:
+def _loss(quantized: PackedWeight) -> float:
     """Return what the layer's own output error is, or without data that of its weight."""
-    loss = quantized.proxy_loss
-    return quantized.weight_rel_error**2 if loss is None else loss
+    errors = quantized.errors
+    return errors.weight_rel_error**2 if errors.proxy_loss is None else errors.proxy_loss
 
 
 def allocate(options: Sequence[Sequence[Option]], budget_bytes: float) -> list[Option]:

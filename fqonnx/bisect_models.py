@@ -19,7 +19,7 @@ from fqonnx.errors import ConfigError, ModelError
 from fqonnx.model_pair import ModelPair
 from fqonnx.progress import Track, silent
 from fqonnx.report import to_json
-from fqonnx.session import Session
+from fqonnx.segments import open_model
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,10 @@ def bisect_models(
             f"no FrameMatMul or FrameDequant in it holds a layer of {pair.float_path}",
             "Give the model that it was compiled from, and compile without --lowering stock",
         )
-    switched = SwitchedModel(pair.model, pair.compiled, pair.layers)
+    switched = SwitchedModel(pair.model, pair.compiled, pair.layers, track)
     errors = switched.errors_alone(pair.samples.feeds[0], pair.mask_input, track)
     found = bisect_layers(
-        Session(pair.float_path, str(pair.float_path)),
+        open_model(pair.float_path, str(pair.float_path), track=track),
         switched,
         errors,
         thresholds,

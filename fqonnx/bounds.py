@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fqonnx.diff import OutputDiff
 from fqonnx.passes import BoundOutputsPass, LayerNorms, LinearLayer, operator_norm
 from fqonnx.passes.norms import Affine
-from fqonnx.quant import QuantizedWeight
+from fqonnx.quant import PackedWeight
 from fqonnx.quantize_layers import QuantizedLayers
 from fqonnx.report import OutputBound
 from fqonnx.session import Feed
@@ -91,7 +91,7 @@ def _why_unbounded(model: ir.Model, quantized: QuantizedLayers) -> dict[str, str
 
 
 def _norms(
-    layer: LinearLayer, quantized: QuantizedWeight, quantized_bias: QuantizedWeight | None
+    layer: LinearLayer, quantized: PackedWeight, quantized_bias: PackedWeight | None
 ) -> LayerNorms:
     """Return the norms of a layer and of its errors as they are."""
     weight = layer.matrix()
@@ -99,14 +99,14 @@ def _norms(
     tensor = None if layer.bias is None else layer.bias.const_value
     bias = np.zeros(1) if tensor is None else tensor.numpy().astype(np.float64)
     if quantized_bias is not None:
-        bias_error = quantized_bias.dequantize()[:, 0].cpu().double().numpy() - bias
+        bias_error = quantized_bias.dequantize()[:, 0].double().numpy() - bias
     elif quantized.bias_shift is not None:
-        bias_error = quantized.bias_shift.cpu().double().numpy()
+        bias_error = quantized.bias_shift.astype(np.float64)
     else:
         bias_error = np.zeros(1)
     return LayerNorms(
         weight=operator_norm(weight),
-        weight_error=operator_norm(quantized.dequantize().cpu().numpy() - weight),
+        weight_error=operator_norm(quantized.dequantize().numpy() - weight),
         bias=float(np.linalg.norm(bias)),
         bias_error=float(np.linalg.norm(bias_error)),
     )

@@ -13,7 +13,9 @@ from fqonnx.config import CompileConfig, Override
 from fqonnx.diff import OutputDiff, Threshold, judge
 from fqonnx.passes import LinearLayer, SelectWeightsPass
 from fqonnx.quantize_layers import quantize_layers
-from fqonnx.session import Feed, Session
+from fqonnx.segments import open_model
+from fqonnx.session import Feed, Runnable
+from fqonnx.workshop import Workshop
 
 
 def choose_bits(
@@ -21,12 +23,13 @@ def choose_bits(
     layers: Sequence[LinearLayer],
     calibration: Calibration,
     config: CompileConfig,
-    session: Session,
+    session: Runnable,
     feed: Feed,
     *,
     meet: Sequence[Threshold],
-    compare: Callable[[Session], list[OutputDiff]],
+    compare: Callable[[Runnable], list[OutputDiff]],
     warnings: list[str],
+    workshop: Workshop,
 ) -> tuple[Override, ...]:
     """Return overrides that spend ``target_bits``, or as few as meet thresholds, and those given.
 
@@ -40,12 +43,13 @@ def choose_bits(
         meet: Thresholds; none of them take ``target_bits``.
         compare: Gives the differences between the float model and a session of another.
         warnings: Gets what a user should know.
+        workshop: Quantizes.
 
     Raises:
         ConfigError: No output has the measure of a threshold.
         ModelError: A weight is not finite, the model does not run, or memory runs out.
     """
-    options = measure_options(model, layers, calibration, config, feed, session)
+    options = measure_options(model, layers, calibration, config, feed, session, workshop)
 
     def overrides(bits: float) -> tuple[Override, ...]:
         return (*options.best(bits), *config.overrides)
@@ -54,8 +58,8 @@ def choose_bits(
         trial, tried = model.clone(), replace(config, overrides=overrides(bits), target_bits=None)
         selected = SelectWeightsPass(config.include, config.exclude)
         selected(trial)
-        quantize_layers(trial, selected.layers, calibration, tried, [])
-        outputs = compare(Session(trial, calibration.where))
+        quantize_layers(trial, selected.layers, calibration, tried, [], workshop)
+        outputs = compare(open_model(trial, calibration.where, folder=calibration.folder))
         return all(verdict.met for verdict in judge(outputs, meet))
 
     if not meet:

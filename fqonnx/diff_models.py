@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,13 +22,15 @@ from fqonnx.diff import (
 )
 from fqonnx.diff_report import DiffReport, ErrorSplit, SamplesReport
 from fqonnx.errors import ModelError
+from fqonnx.files import sha256
 from fqonnx.machine import processor
-from fqonnx.model_file import file_bytes, sha256
+from fqonnx.model_file import file_bytes
 from fqonnx.model_pair import ModelPair, pair_files
 from fqonnx.passes import ExactProductsPass
 from fqonnx.progress import Track, silent
 from fqonnx.report import Compilation, ModelReport, collect_versions
 from fqonnx.runtime_ops import DOMAIN
+from fqonnx.segments import open_model
 from fqonnx.session import Session, available_providers
 
 
@@ -90,12 +93,13 @@ def _outputs(
     No session outlives this: the layers need room for sessions of their own.
     """
     path = pair.compiled_path
-    expected, actual = Session(pair.float_path, str(pair.float_path)), Session(path, str(path))
+    opened = functools.partial(open_model, track=options["track"])
+    expected, actual = (opened(p, str(p)) for p in (pair.float_path, path))
     pairs, split = [(expected, actual)], None
     if pair.layers:
         exact = pair.compiled.clone()
         rounds = ExactProductsPass()(exact).modified
-        between = Session(exact, f"{path} with exact products", frugal=True) if rounds else actual
+        between = opened(exact, f"{path} with exact products", frugal=True) if rounds else actual
         pairs += [(expected, between), (between, actual)]
     outputs, *parts = compare_pairs(pairs, compiled_path=path, **options)
     if parts:

@@ -39,6 +39,13 @@ class LibraryError(FqonnxError):
     """The native library of operators is missing or does not load."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of a message of another library, of at most 400 characters."""
     return (str(error).strip() or type(error).__name__).split("\n")[0][:400]
+
+
+def origin(error: BaseException) -> BaseException:
+    """Return the first of the errors that led to this one; onnx-ir wraps each in others."""
+    while (before := error.__cause__ or error.__context__) is not None:
+        error = before
+    return error

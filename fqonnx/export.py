@@ -19,8 +19,9 @@ import onnx_ir as ir
 import torch
 
 from fqonnx.errors import ExportError, first_line
-from fqonnx.model_file import check_file, load_model, written_model
+from fqonnx.model_file import check_file, load_model
 from fqonnx.session import Session
+from fqonnx.written_model import written_model
 
 _TOLERANCE = 1e-3  # of the output's range: float32 on two runtimes, with room for float16
 # What the exporter leaves in every node: paths of the exporting machine, and graph text.

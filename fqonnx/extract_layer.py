@@ -10,12 +10,12 @@ import numpy as np
 import onnx_ir as ir
 
 from fqonnx.errors import ConfigError
-from fqonnx.model_file import written_model
 from fqonnx.model_pair import ModelPair
 from fqonnx.passes import CompiledLayer
 from fqonnx.passes.constants import constant
 from fqonnx.passes.frame_functions import remove_unused_functions
-from fqonnx.session import Session
+from fqonnx.segments import open_model
+from fqonnx.written_model import written_model
 
 
 def extract_layer(pair: ModelPair, layer: CompiledLayer, folder: Path) -> None:
@@ -44,7 +44,7 @@ def extract_layer(pair: ModelPair, layer: CompiledLayer, folder: Path) -> None:
     measured.graph.outputs[:] = [values[name] for name in taken]
     feed = dict(pair.samples.feeds[0])
     if taken:
-        found = Session(measured, str(pair.float_path)).run(feed, taken)
+        (found,) = open_model(measured, str(pair.float_path)).run_all([feed], taken)
         feed.update(zip(taken, found, strict=True))
     for name, model in (("float.onnx", pair.model), ("compiled.onnx", pair.compiled)):
         part = model.clone()

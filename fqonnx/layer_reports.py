@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from fqonnx.config import CompileConfig
 from fqonnx.model_file import file_bytes
@@ -54,9 +53,9 @@ def _quantized(
         status="quantized",
         method=config.method,
         bits=quantized.bits,
-        codebook="scalar" if quantized.trellis is None else "trellis",
-        frame_in=quantized.frame_in.spec.kind,
-        frame_out=quantized.frame_out.spec.kind,
+        codebook="trellis" if quantized.is_trellis else "scalar",
+        frame_in=quantized.frame_in.kind,
+        frame_out=quantized.frame_out.kind,
         redundancy_asked=config.for_layer(replacement.layers[0].names).recipe.redundancy,
         redundancy_in=quantized.frame_in.redundancy,
         redundancy_out=quantized.frame_out.redundancy,
@@ -64,9 +63,9 @@ def _quantized(
         float_bytes=layer.weight_bytes,
         stored_bytes=stored_bytes,
         bits_per_weight=stored_bytes * 8 / weights,
-        weight_rel_error=quantized.weight_rel_error,
-        output_rel_error=quantized.output_rel_error,
-        proxy_loss=quantized.proxy_loss,
+        weight_rel_error=quantized.errors.weight_rel_error,
+        output_rel_error=quantized.errors.output_rel_error,
+        proxy_loss=quantized.errors.proxy_loss,
     )
     bias = replacement.biases.get(layer.name)
     tensor = None if layer.bias is None else layer.bias.const_value
@@ -74,10 +73,10 @@ def _quantized(
         report = replace(
             report,
             float_bytes=layer.weight_bytes + tensor.nbytes,
-            bias_rel_error=bias.weight_rel_error,
+            bias_rel_error=bias.errors.weight_rel_error,
         )
     if quantized.guarantee is not None:
-        norm = float(np.linalg.norm(layer.matrix())) or 1.0
+        norm = math.sqrt(quantized.errors.weight) or 1.0
         report = replace(
             report,
             weight_rel_bound=quantized.guarantee.error_bound / norm,

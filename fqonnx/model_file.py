@@ -1,37 +1,41 @@
-"""Reading and writing of model files: whole or not at all, with errors that a user can act on."""
+"""Reading of model files, with errors that a user can act on."""
 
 from __future__ import annotations
 
-import hashlib
-import shutil
+import logging
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import google.protobuf.message
 import onnx
 import onnx_ir as ir
 
-from fqonnx.errors import ConfigError, ModelError, first_line
-from fqonnx.session import model_bytes
+from fqonnx.errors import ConfigError, ModelError, first_line, origin
+from fqonnx.model_checks import check_model, check_names, tensors
 
 MIN_OPSET = 13
-# Above this a model gets an external data file: a protobuf message ends at 2 GiB.
-_EXTERNAL_BYTES = 1 << 30
+_CONSTANT_INITIALIZERS = 4  # the IR version since which an initializer need not be an input
 
 
 def load_model(path: Path) -> ir.Model:
     """Read a model; external weights stay on disk until they are used.
 
     Raises:
-        ModelError: The file is not there, is not an ONNX model, lacks its external data, or is of
-            an opset below 13.
+        ModelError: The file is not there, is not an ONNX model, is of an opset below 13, or is
+            refused by `fqonnx.model_checks`.
     """
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise ModelError(
+            str(path), "it is a device or a pipe, expected a file", "Save it to a file"
+        )
     try:
         proto = onnx.load(path, load_external_data=False)
-        model = ir.from_proto(proto)
+        check_names(path, proto)
         sparse = len(proto.graph.sparse_initializer)
+        with _silent("onnx_ir"):  # it warns of what is refused below
+            model = ir.from_proto(proto)
         del proto
     except FileNotFoundError as error:
         raise ModelError(str(path), "no such file", "Check the path") from error
@@ -39,9 +43,15 @@ def load_model(path: Path) -> ir.Model:
         raise ModelError(str(path), "it is a folder, expected a file", "Check the path") from error
     except OSError as error:
         raise ModelError(str(path), f"not readable: {error}", "Check the path") from error
-    except (google.protobuf.message.DecodeError, ValueError, TypeError, KeyError) as error:
+    except (
+        google.protobuf.message.DecodeError,
+        ir.serde.SerdeError,
+        ValueError,
+        TypeError,
+        KeyError,
+    ) as error:
         raise ModelError(
-            str(path), f"not an ONNX model: {first_line(error)}", "Export it again"
+            str(path), f"not an ONNX model: {first_line(origin(error))}", "Export it again"
         ) from error
     if sparse:
         raise ModelError(
@@ -59,86 +69,11 @@ def load_model(path: Path) -> ir.Model:
             f"opset {opset}, expected {MIN_OPSET} or later",
             "Convert it with onnx.version_converter.convert_version",
         )
-    for graph in model.graphs():
+    _drop_inputs_with_weights(model)
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
         ir.external_data.set_base_dir(graph, path.parent)
-        for value in graph.initializers.values():
-            if isinstance(tensor := value.const_value, ir.ExternalTensor):
-                _check_external(path, str(value.name), tensor)
+    check_model(path, model)
     return model
-
-
-@contextmanager
-def written_model(model: ir.Model, path: Path) -> Iterator[Path]:
-    """Write a model under a temporary name; it gets its own only if the block ends without error.
-
-    Models above 1 GiB get their weights in ``<name>.data`` beside them.
-
-    Args:
-        model: What to write.
-        path: Where.
-
-    Yields:
-        The path of the finished temporary file, for the checks that it must pass.
-
-    Raises:
-        ModelError: The folder cannot be written.
-    """
-    external = f"{path.name}.data" if model_bytes(model) > _EXTERNAL_BYTES else None
-    if external is None:
-        ir.external_data.load_to_model(model)
-    folder = None
-    try:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-            ir.save(model, folder / path.name, external_data=external)
-        except OSError as error:
-            raise _unwritable(path, error) from error
-        yield folder / path.name
-        try:
-            if external is not None:
-                (folder / external).replace(path.parent / external)
-            (folder / path.name).replace(path)
-        except OSError as error:
-            raise _unwritable(path, error) from error
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def write_whole(path: Path, content: bytes, hint: str) -> None:
-    """Write a file under a temporary name first, so that there is never half of it.
-
-    Args:
-        path: The file; what is none, such as /dev/stdout, is written to as it is.
-        content: What goes into it.
-        hint: What the error tells a user to do.
-
-    Raises:
-        ConfigError: It cannot be written.
-    """
-    special = path.is_symlink() or (path.exists() and not path.is_file())
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        if special:
-            path.write_bytes(content)
-        else:
-            temporary.write_bytes(content)
-            temporary.replace(path)
-    except OSError as error:
-        raise ConfigError(str(path), f"cannot be written: {error}", hint) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-def _unwritable(path: Path, error: OSError) -> ModelError:
-    return ModelError(str(path), f"cannot be written: {error}", "Choose another place with -o")
-
-
-def output_files(path: Path) -> list[Path]:
-    """Return the files that `written_model` may write for a path."""
-    return [path, path.with_name(f"{path.name}.data")]
 
 
 def check_targets(targets: Sequence[Path], sources: Sequence[Path]) -> None:
@@ -167,8 +102,8 @@ def model_files(path: Path, model: ir.Model) -> list[Path]:
     locations = {
         Path(tensor.path)
         for graph in model.graphs()
-        for value in graph.initializers.values()
-        if isinstance(tensor := value.const_value, ir.ExternalTensor)
+        for _, tensor in tensors(graph)
+        if isinstance(tensor, ir.ExternalTensor)
     }
     return [path, *sorted(locations)]
 
@@ -181,7 +116,7 @@ def find_fault(path: Path) -> str | None:
             onnx.shape_inference.infer_shapes_path(
                 str(path), str(Path(folder) / "inferred.onnx"), check_type=True, strict_mode=True
             )
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         return first_line(error)
     return None
 
@@ -202,12 +137,6 @@ def check_file(path: Path, where: str) -> None:
         raise ModelError(where, f"onnx.checker rejects it: {fault}", hint)
 
 
-def sha256(path: Path) -> str:
-    """Return the hash of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def file_bytes(path: Path) -> int:
     """Return the size of a model with all of its external data."""
     return sum(file.stat().st_size for file in model_files(path, load_model(path)))
@@ -224,25 +153,21 @@ def _use_default_domain(model: ir.Model) -> None:
                 node.domain = ""
 
 
-def _check_external(path: Path, name: str, tensor: ir.ExternalTensor) -> None:
-    data = Path(tensor.path)
-    if not data.resolve().is_relative_to(path.parent.resolve()):
-        raise ModelError(
-            str(path),
-            f"tensor {name!r} has its data outside the model's folder, in {tensor.location}",
-            "Copy both into one folder, following links (cp -L), or save the model again",
-        )
-    if not data.is_file():
-        raise ModelError(
-            str(path),
-            f"tensor {name!r} has its data in {tensor.location}, which is not there",
-            "Put the external data file beside the model",
-        )
-    end = (tensor.offset or 0) + tensor.nbytes
-    if data.stat().st_size < end:
-        raise ModelError(
-            str(path),
-            f"tensor {name!r} ends at byte {end} of {tensor.location}, "
-            f"which has {data.stat().st_size}",
-            "Copy the external data file again",
-        )
+def _drop_inputs_with_weights(model: ir.Model) -> None:
+    """Make constants of the weights of a model of IR version 3, where each had to be an input."""
+    if model.ir_version < _CONSTANT_INITIALIZERS:
+        weights = model.graph.initializers
+        model.graph.inputs[:] = [v for v in model.graph.inputs if v.name not in weights]
+        model.ir_version = _CONSTANT_INITIALIZERS
+
+
+@contextmanager
+def _silent(name: str) -> Iterator[None]:
+    """Keep a library's warnings from standard error."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -17,9 +17,11 @@ from fqonnx.calibrate import (
 )
 from fqonnx.calibrate.samples import Part
 from fqonnx.diff import Kind, Labels, OutputKind, output_kinds
+from fqonnx.errors import ModelError
 from fqonnx.model_file import load_model, model_files
 from fqonnx.passes import CompiledLayer, SelectWeightsPass, compiled_layers, normalize
-from fqonnx.session import Session
+from fqonnx.passes.verify import frame_faults
+from fqonnx.segments import open_model
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,8 @@ class ModelPair:
         Raises:
             FqonnxError: A model, the data or an option is not usable.
         """
-        model, compiled = load_model(float_path), load_model(compiled_path)
-        infos = Session(float_path, str(float_path)).inputs
+        model, compiled = load_model(float_path), load_compiled(compiled_path)
+        infos = open_model(float_path, str(float_path)).inputs
         if str(inputs) == "synthetic":  # others than a calibration draws
             samples = synthetic_samples(model, infos, num_samples=32, seed=1)
         else:
@@ -100,6 +102,18 @@ class ModelPair:
             None if labels is None else load_labels(labels, samples.num_samples),
             find_mask_input(infos, mask_input),
         )
+
+
+def load_compiled(path: Path) -> ir.Model:
+    """Read a model that may have layers compiled.
+
+    Raises:
+        ModelError: `fqonnx.model_file.load_model` does, or a compiled layer is not what it says.
+    """
+    model = load_model(path)
+    for name, fault in frame_faults(model):
+        raise ModelError(f"{path}, node {name!r}", fault, "Compile the model again")
+    return model
 
 
 def pair_files(float_path: Path, compiled_path: Path) -> list[Path]:

@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 _NAME = "libfqonnx_ops.so"
@@ -70,7 +69,7 @@ def encode_trellis(
             )
         )
 
-    count = min(torch.get_num_threads(), len(targets))
+    count = min(_threads(), len(targets))
     parts = np.array_split(np.arange(len(targets)), max(count, 1))
     failed = list(_pool().map(encode, parts)) if count > 1 else [encode(parts[0])] if count else []
     if any(failed):
@@ -86,4 +85,10 @@ def _function(name: str) -> ctypes._NamedFuncPointer | None:
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(torch.get_num_threads(), "fqonnx")
+    return ThreadPoolExecutor(_threads(), "fqonnx")
+
+
+def _threads() -> int:
+    import torch  # who asks only where the library is need not have it
+
+    return torch.get_num_threads()

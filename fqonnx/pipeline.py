@@ -26,17 +26,13 @@ from fqonnx.choose_bits import choose_bits
 from fqonnx.config import CompileConfig
 from fqonnx.diff import Threshold, compare_models, output_kinds
 from fqonnx.errors import ConfigError
+from fqonnx.executor import Executor, LocalExecutor
+from fqonnx.files import digest_of
 from fqonnx.frames import fusion_redundancy
 from fqonnx.layer_reports import layer_reports, model_report
-from fqonnx.model_file import (
-    check_file,
-    check_targets,
-    find_fault,
-    load_model,
-    model_files,
-    output_files,
-    written_model,
-)
+from fqonnx.layer_store import kept_layers
+from fqonnx.machine import processor
+from fqonnx.model_file import check_file, check_targets, find_fault, load_model, model_files
 from fqonnx.passes import (
     InlineFrameOpsPass,
     MergeFrameMatMulsPass,
@@ -55,7 +51,10 @@ from fqonnx.report import (
     LayerReport,
     collect_versions,
 )
-from fqonnx.session import Session
+from fqonnx.segments import open_model
+from fqonnx.session import Runnable
+from fqonnx.workshop import Workshop
+from fqonnx.written_model import output_files, written_model
 
 
 def compile_model(
@@ -65,6 +64,7 @@ def compile_model(
     *,
     calibration: Path | str = "synthetic",
     meet: Sequence[Threshold] = (),
+    executor: Executor | None = None,
     track: Track = silent,
 ) -> CompileReport:
     """Quantize the layers of an ONNX model and compare the result with the original.
@@ -77,6 +77,7 @@ def compile_model(
             `fqonnx.calibrate.load_samples`), ``synthetic`` or ``none``.
         meet: Thresholds that bits and redundancies of all layers are chosen for, so that the
             outputs meet them with the fewest stored bits.
+        executor: What runs the numerics; None takes threads on all cores.
         track: Progress.
 
     Returns:
@@ -102,70 +103,87 @@ def compile_model(
                 "the compiled file is not checked, since the float model does not pass "
                 f"onnx.checker either: {float_fault}"
             )
-        float_session = Session(model_path, str(model_path))
-        inputs = float_session.inputs
+        folder = next(parent for parent in output_path.absolute().parents if parent.is_dir())
+        opened = functools.partial(open_model, folder=folder, track=track)
+        float_model = opened(model_path, str(model_path))
+        inputs = float_model.inputs
         mask_input = find_mask_input(inputs, config.mask_input)
         signature, kinds = graph_signature(model), output_kinds(model)
-        used, compared = _samples(str(calibration), model, float_session, config, warnings)
+        used, compared = _samples(str(calibration), model, float_model, config, warnings)
+        # A model that does not run is found here.
+        next(float_model.run_all(compared.feeds[:1], float_model.numeric_outputs))
         selected = _select(model, config, warnings)
         if not selected.layers:
             warnings.append("no layer was quantized: the report says why for each node")
 
     warnings += _odd_options(config, used)
-    calibrated = Calibration(used, mask_input, config.device, timing, track, str(model_path))
+    calibrated = Calibration(
+        used, mask_input, config.device, timing, track, str(model_path), folder
+    )
     compare = functools.partial(
         compare_models,
-        float_session,
+        float_model,
         feeds=compared.feeds,
         compiled_path=output_path,
         kinds=kinds,
         mask_input=mask_input,
         track=track,
     )
-    if config.target_bits is not None or meet:
-        overrides = choose_bits(
-            model,
-            selected.layers,
-            calibrated,
-            config,
-            float_session,
-            (used or compared).feeds[0],
-            meet=meet,
-            compare=compare,
-            warnings=warnings,
-        )
-        config = replace(config, overrides=overrides)
-    quantized = quantize_layers(model, selected.layers, calibrated, config, warnings)
+    with timed(timing, "load_s"):
+        identity = {
+            "model": digest_of(model_files(model_path, model)),
+            "calibration": used and used.digest,
+            "mask_input": mask_input,
+            "processor": processor(),
+            **collect_versions(),
+        }
+    with kept_layers(output_path, identity) as store:
+        workshop = Workshop(executor or LocalExecutor(), store)
+        if config.target_bits is not None or meet:
+            overrides = choose_bits(
+                model,
+                selected.layers,
+                calibrated,
+                config,
+                float_model,
+                (used or compared).feeds[0],
+                meet=meet,
+                compare=compare,
+                warnings=warnings,
+                workshop=workshop,
+            )
+            config = replace(config, overrides=overrides)
+        quantized = quantize_layers(model, selected.layers, calibrated, config, warnings, workshop)
 
-    with timed(timing, "rewrite_s"):
-        if config.recipe.lowering != "onnx":  # whose bounds are of single layers
-            MergeFrameMatMulsPass()(model)
-        VerifyPass(signature)(model)
-        model.metadata_props["fqonnx.version"] = version("fqonnx")
-        layers = layer_reports(quantized, [*selected.kept, *quantized.failed], config)
-        warnings += [*_lost_weights(layers), *_notes_on_trellis(layers)]
-        data = CalibrationReport(
-            source=used.source if used else "none",
-            num_samples=used.num_samples if used else 0,
-            num_compared=compared.num_samples,
-            compared_on=_compared_on(used, compared),
-            mask_input=mask_input,
-            digest=used.digest if used else None,
-        )
-        compilation = Compilation(layers, data, collect_versions(), config.options(), warnings)
-        compilation.write(model)
-        if config.recipe.lowering == "stock":
-            InlineFrameOpsPass()(model)
+        with timed(timing, "rewrite_s"):
+            if config.recipe.lowering != "onnx":  # whose bounds are of single layers
+                MergeFrameMatMulsPass()(model)
+            VerifyPass(signature)(model)
+            model.metadata_props["fqonnx.version"] = version("fqonnx")
+            layers = layer_reports(quantized, [*selected.kept, *quantized.failed], config)
+            warnings += [*_lost_weights(layers), *_notes_on_trellis(layers)]
+            data = CalibrationReport(
+                source=used.source if used else "none",
+                num_samples=used.num_samples if used else 0,
+                num_compared=compared.num_samples,
+                compared_on=_compared_on(used, compared),
+                mask_input=mask_input,
+                digest=used.digest if used else None,
+            )
+            compilation = Compilation(layers, data, collect_versions(), config.options(), warnings)
+            compilation.write(model)
+            if config.recipe.lowering == "stock":
+                InlineFrameOpsPass()(model)
 
-    with written_model(model, output_path) as temporary:
-        with timed(timing, "write_s"):
-            if float_fault is None:
-                check_file(temporary, str(output_path))
-        with timed(timing, "compare_s"):
-            outputs = compare(Session(temporary, str(output_path)))
-        with timed(timing, "bound_s"):
-            exact = config.recipe.lowering == "onnx"
-            bounds = output_bounds(model, quantized, compared.feeds, outputs) if exact else []
+        with written_model(model, output_path) as temporary:
+            with timed(timing, "write_s"):
+                if float_fault is None:
+                    check_file(temporary, str(output_path))
+            with timed(timing, "compare_s"):
+                outputs = compare(opened(temporary, str(output_path)))
+            with timed(timing, "bound_s"):
+                exact = config.recipe.lowering == "onnx"
+                bounds = output_bounds(model, quantized, compared.feeds, outputs) if exact else []
     sizes = model_report(model_path, output_path, quantized)
     if (sizes.bits_per_weight or 0.0) > (config.target_bits or math.inf):
         warnings.append(
@@ -173,7 +191,7 @@ def compile_model(
             f"{sizes.bits_per_weight:.3f}"
         )
     compared_names = {output.name for output in outputs}
-    for name in float_session.output_names:
+    for name in float_model.output_names:
         if name not in compared_names:
             warnings.append(f"output {name!r} is not a tensor of numbers and was not compared")
     warnings += [
@@ -237,7 +255,7 @@ def _check_device(device: str) -> None:
 def _samples(
     calibration: str,
     model: ir.Model,
-    session: Session,
+    session: Runnable,
     config: CompileConfig,
     warnings: list[str],
 ) -> tuple[Samples | None, Samples]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -10,7 +10,6 @@ import onnx_ir as ir
 from fqonnx.calibrate import Calibration
 from fqonnx.config import CompileConfig
 from fqonnx.passes import (
-    LayerInput,
     LinearLayer,
     QuantizeWeightsPass,
     Replacement,
@@ -19,8 +18,7 @@ from fqonnx.passes import (
     stages,
 )
 from fqonnx.progress import timed
-from fqonnx.quant import Moments
-from fqonnx.quantize_unit import quantize_unit
+from fqonnx.workshop import Round, Workshop
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,7 @@ def quantize_layers(
     calibration: Calibration,
     config: CompileConfig,
     warnings: list[str],
+    workshop: Workshop,
 ) -> QuantizedLayers:
     """Calibrate, quantize and rewrite layers, stage by stage if the configuration is sequential.
 
@@ -56,6 +55,7 @@ def quantize_layers(
         calibration: What to calibrate on.
         config: Options.
         warnings: Gets what a user should know.
+        workshop: Quantizes.
 
     Raises:
         ModelError: A weight is not finite, the model does not run, or memory runs out.
@@ -63,28 +63,29 @@ def quantize_layers(
     """
     result = QuantizedLayers()
     scarce: dict[str, tuple[int, int]] = {}
-    units, timing = by_weight(layers), calibration.timing
+    units = by_weight(layers)
     seeds = seeds_of(units)
     staged = config.sequential and calibration.samples is not None
+    before: list[object] = ["float"]
     for stage in stages(model, units) if staged else [units]:
         done: list[Replacement] = []
         for group, moments in calibration.rounds(model, stage):
-            scarce |= _scarce(group, moments)
-            with timed(timing, "quantize_s"):
-                for unit in calibration.track(group, "Quantizing"):
-                    own = config.for_layer(unit[0].names)
-                    parts = calibration.parts(unit, moments)
-                    outcome = quantize_unit(unit, parts, own, seeds[unit])
-                    if isinstance(outcome, str):
-                        result.failed.extend(_kept(layer, outcome) for layer in unit)
-                    else:
-                        done.append(outcome)
-        with timed(timing, "rewrite_s"):
+            wanted = [(unit, config.for_layer(unit[0].names)) for unit in group]
+            of = Round(group, moments, seeds, calibration, str(before) if staged else "")
+            results = workshop.quantize(of, wanted, "Quantizing", "quantize_s")
+            for unit, found in zip(group, results, strict=True):
+                scarce |= _scarce(unit, found.rows)
+                if found.weight is None:
+                    result.failed.extend(_kept(layer, found.reason) for layer in unit)
+                else:
+                    done.append(Replacement(unit, found.weight, found.biases))
+        with timed(calibration.timing, "rewrite_s"):
             rewrite = QuantizeWeightsPass(done, contrib=config.recipe.lowering != "onnx")
             rewrite(model)
         result.replacements.extend(done)
         result.stored_bytes.update(rewrite.stored_bytes)
         result.nodes.update(rewrite.nodes)
+        before += [(unit[0].name, config.for_layer(unit[0].names)) for unit in stage]
     if scarce:
         name, (count, dim_in) = next(iter(scarce.items()))
         warnings.append(
@@ -99,15 +100,12 @@ def _kept(layer: LinearLayer, reason: str) -> Unquantized:
     return Unquantized(layer.name, layer.op_type, (layer.dim_in, layer.dim_out), reason)
 
 
-def _scarce(
-    units: Sequence[Unit], moments: dict[LayerInput, Moments]
-) -> dict[str, tuple[int, int]]:
+def _scarce(unit: Unit, rows: Mapping[str, int]) -> dict[str, tuple[int, int]]:
     """Return rows and inputs of layers with fewer calibration rows than inputs."""
     return {
-        layer.name: (found.count, layer.dim_in)
-        for unit in units
+        layer.name: (rows[layer.name], layer.dim_in)
         for layer in unit
-        if (found := moments.get(layer.input)) and found.count < layer.dim_in
+        if rows.get(layer.name, layer.dim_in) < layer.dim_in
     }
 
 

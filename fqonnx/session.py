@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -14,11 +15,19 @@ from numpy.typing import NDArray
 
 from fqonnx.errors import ModelError, first_line
 
+# "/…/model.cc:256 onnxruntime::Model::Model(…, const Logger&) [with T = …] x > 0 was false. "
+_SOURCE = re.compile(
+    r"/\S+/onnxruntime/\S+:\d+ [^()]*\((?:[^()]|\([^()]*\))*\)(?: const)?(?: \[with [^]]*\])?"
+    r"(?:(?:(?!was false).){0,300}was false\.)? "
+)
+
 Feed: TypeAlias = Mapping[str, NDArray[Any]]
 
-# Larger models reach a session through a folder, whose files it maps: a message in memory is there
-# three times until ONNX Runtime has read it, and ends at 2 GiB.
+# A message in memory is there three times until ONNX Runtime has read it, and ends at 2 GiB: from
+# this size on a model reaches it with its weights in files, which it maps.
 _IN_MEMORY_BYTES = 1 << 28
+_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
+_LEAST_EXTERNAL_BYTES = 1 << 10  # smaller ones tell it about shapes
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,31 @@ def num_samples(feed: Feed) -> int:
     return max((len(array) for array in feed.values() if array.ndim), default=1)
 
 
+class Runnable(Protocol):
+    """A model that can be run, whole or in parts."""
+
+    @property
+    def inputs(self) -> list[InputInfo]:
+        """The graph inputs, in order."""
+        ...
+
+    @property
+    def output_names(self) -> list[str]:
+        """The names of the graph outputs, in order."""
+        ...
+
+    @property
+    def numeric_outputs(self) -> list[str]:
+        """The names of the outputs that are tensors of numbers or booleans."""
+        ...
+
+    def run_all(
+        self, feeds: Sequence[Feed], outputs: Sequence[str]
+    ) -> Iterator[list[NDArray[Any]]]:
+        """Yield the outputs for each feed."""
+        ...
+
+
 class Session:
     """An ONNX Runtime session of a model in memory or on disk.
 
@@ -48,8 +82,10 @@ class Session:
         model: A path, or a model in memory, whose external tensors are read into it.
         where: What error messages call the model.
         providers: Execution providers, in order; None takes the best that there are.
-        frugal: Run the graph as it stands, node by node: what depends on constants alone is there
-            while it is needed only, and the memory of a run goes back at its end.
+        frugal: Run the graph as it stands, node by node: weights in files stay there, what depends
+            on constants alone is there while it is needed only, and the memory of a run goes back
+            at its end.
+        folder: For the weights of a large model in memory; None for the system's.
 
     Raises:
         ModelError: ONNX Runtime is missing, or does not load the model.
@@ -62,6 +98,7 @@ class Session:
         providers: Sequence[str] | None = None,
         *,
         frugal: bool = False,
+        folder: Path | None = None,
     ) -> None:
         ort = _onnxruntime()
         options = ort.SessionOptions()
@@ -74,6 +111,9 @@ class Session:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # as in the file
             options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+            # Weights in another order are copies. Besides, MatMulNBits is wrong with packed codes
+            # where nothing has folded its scales.
+            options.add_session_config_entry("session.disable_prepacking", "1")
 
         def opened(content: str | bytes) -> Any:
             return ort.InferenceSession(content, options, providers=providers)
@@ -86,14 +126,13 @@ class Session:
                 ir.external_data.load_to_model(model)  # ORT has no folder to look in
                 self._session = opened(ir.to_proto(model).SerializeToString())
             else:
-                with tempfile.TemporaryDirectory(prefix="fqonnx-") as folder:
-                    path = Path(folder) / "model.onnx"
-                    ir.save(model, path, external_data="model.onnx.data")
-                    self._session = opened(str(path))
+                with tempfile.TemporaryDirectory(prefix="fqonnx-", dir=folder) as place:
+                    options.add_session_config_entry(_EXTERNAL_FOLDER, "/")
+                    self._session = opened(_with_weights_in_files(model, Path(place)))
         except Exception as error:  # ORT's exceptions share no base class of their own
             raise ModelError(
                 where,
-                f"ONNX Runtime {ort.__version__} does not load it: {first_line(error)}",
+                f"ONNX Runtime {ort.__version__} does not load it: {_reason(error)}",
                 "It has no kernel for that operator in that type: convert the model to float32"
                 if "NOT_IMPLEMENTED" in str(error)
                 else "Check the file with onnx.checker.check_model",
@@ -109,11 +148,7 @@ class Session:
         infos = []
         for value in self._session.get_inputs():
             if value.type not in _NUMPY_TYPES:
-                raise ModelError(
-                    self._where,
-                    f"input {value.name!r} is {value.type}, expected a tensor of numbers",
-                    "Cut the model behind what makes numbers of it",
-                )
+                raise not_numeric(self._where, value.name, value.type)
             infos.append(InputInfo(value.name, _NUMPY_TYPES[value.type], tuple(value.shape)))
         return infos
 
@@ -135,18 +170,75 @@ class Session:
     def run(self, feed: Feed, outputs: Sequence[str] | None = None) -> list[NDArray[Any]]:
         """Run the model.
 
+        Args:
+            feed: The inputs by name.
+            outputs: Names of what to return; None for all outputs.
+
         Raises:
             ModelError: The model rejects the feed.
         """
+        if outputs is not None and not outputs:
+            return []  # ONNX Runtime would return all of them
         try:
             return list(self._session.run(outputs, dict(feed)))
         except Exception as error:
             shapes = ", ".join(f"{name} {value.dtype}{value.shape}" for name, value in feed.items())
             raise ModelError(
                 self._where,
-                f"ONNX Runtime failed on inputs {shapes}: {first_line(error)}",
+                f"ONNX Runtime failed on inputs {shapes}: {_reason(error)}",
                 "Check the names, shapes and types of the inputs against the model's",
             ) from error
+
+    def run_all(
+        self, feeds: Sequence[Feed], outputs: Sequence[str]
+    ) -> Iterator[list[NDArray[Any]]]:
+        """Yield the outputs for each feed.
+
+        Raises:
+            ModelError: The model rejects a feed.
+        """
+        return (self.run(feed, outputs) for feed in feeds)
+
+
+def not_numeric(where: str, name: str, found: str) -> ModelError:
+    """Return the error of an input that no array can be given for."""
+    return ModelError(
+        where,
+        f"input {name!r} is {found}, expected a tensor of numbers",
+        "Cut the model behind what makes numbers of it",
+    )
+
+
+def _with_weights_in_files(model: ir.Model, folder: Path) -> bytes:
+    """Return the model as a message whose weights are in files, named by their way from the root.
+
+    Those of the model's own files stay where they are. The folder gets the others; it may go once a
+    session has been made of the message.
+    """
+    model = model.clone()
+    convert = ir.external_data.convert_tensors_to_external
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or tensor.nbytes < _LEAST_EXTERNAL_BYTES:
+                continue
+            if not isinstance(tensor, ir.ExternalTensor):
+                (tensor,) = convert([tensor], folder, f"{len(list(folder.iterdir()))}")
+            value.const_value = ir.ExternalTensor(
+                Path(tensor.path).resolve().relative_to("/"),
+                tensor.offset,
+                tensor.length,
+                tensor.dtype,
+                shape=tensor.shape,
+                name=str(value.name),
+                base_dir="/",
+            )
+    return bytes(ir.to_proto(model).SerializeToString())
+
+
+def _reason(error: Exception) -> str:
+    """Return what ONNX Runtime says, without the place in its sources."""
+    return first_line(Exception(_SOURCE.sub("", str(error))))
 
 
 def model_bytes(model: ir.Model) -> int:
@@ -203,3 +295,6 @@ _NUMPY_TYPES: dict[str, np.dtype[Any]] = {
         "bool": np.bool_,
     }.items()
 }
+
+# Types of elements that arrays have on their way to the runtime and back.
+NUMERIC = frozenset(map(ir.DataType.from_numpy, _NUMPY_TYPES.values()))

@@ -6,7 +6,7 @@ of such a sum hold Σx and the number of rows, so one output gives the Hessian a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -30,6 +30,7 @@ class AddMomentOutputsPass(ir.passes.InPlacePass):
 
     Args:
         values: What the rows are of.
+        keep: Names of the outputs that stay, behind the new ones.
         mask_input: Name of a graph input whose zeros mark padding. Rows of an activation count
             where the mask is not zero, if the activation is (batch, length, dim) of a mask
             (batch, length), or (length, batch, dim) by the names of its axes, or (rows, dim) with
@@ -37,9 +38,15 @@ class AddMomentOutputsPass(ir.passes.InPlacePass):
             activation of a convolution is its patches (batch, *sizes, dim).
     """
 
-    def __init__(self, values: Sequence[LayerInput], mask_input: str | None = None) -> None:
+    def __init__(
+        self,
+        values: Sequence[LayerInput],
+        mask_input: str | None = None,
+        keep: Collection[str] = (),
+    ) -> None:
         super().__init__()
         self.values = tuple(values)
+        self.keep = frozenset(keep)
         self.mask_input = mask_input
         self.output_names = tuple(f"fqonnx_moments_{i}" for i in range(len(self.values)))
 
@@ -48,6 +55,7 @@ class AddMomentOutputsPass(ir.passes.InPlacePass):
         graph = model.graph
         by_name = ir.convenience.create_value_mapping(graph)
         mask = by_name[self.mask_input] if self.mask_input is not None else None
+        kept = [value for value in graph.outputs if value.name in self.keep]
         graph.outputs.clear()
         names = Names(graph)
         for source, output_name in zip(self.values, self.output_names, strict=True):
@@ -63,6 +71,7 @@ class AddMomentOutputsPass(ir.passes.InPlacePass):
             output = carry_out(graph, output, names)
             output.name = output_name
             graph.outputs.append(output)
+        graph.outputs.extend(kept)
         RemoveUnusedNodesPass()(model)  # a runtime would run what no output needs
         return ir.passes.PassResult(model, modified=True)
 

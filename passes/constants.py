@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from onnx.reference import ReferenceEvaluator
 from onnx_ir.tape import Tape
 
@@ -100,8 +101,26 @@ def _computed(
     """Compute the output of a node whose inputs are constants."""
     # Of the operators here no version since opset 13 gives an older node another meaning.
     evaluator = ReferenceEvaluator(proto, opsets={"": onnx.defs.onnx_opset_version()})
-    (array,) = evaluator.run(None, {name: tensor.numpy() for name, tensor in given.items()})
-    return ir.tensor(np.ascontiguousarray(array), dtype=dtype)
+    (name, source), *others = given.items()
+    more = {name: tensor.numpy() for name, tensor in others}
+
+    def transform(array: NDArray[np.generic]) -> NDArray[np.generic]:
+        (result,) = evaluator.run(None, {name: array, **more})
+        return np.asarray(result)
+
+    return ir.tensor(detached(source, transform), dtype=dtype)
+
+
+def detached(
+    tensor: ir.TensorProtocol,
+    transform: Callable[[NDArray[np.generic]], NDArray[np.generic]] = lambda array: array,
+) -> NDArray[np.generic]:
+    """Return ``transform(tensor)`` in memory of its own; what of a file was mapped is not, then."""
+    array = np.require(transform(tensor.numpy()), requirements=["C", "W"])
+    if isinstance(tensor, ir.ExternalTensor):
+        with suppress(BufferError):  # somebody else reads it
+            tensor.release()
+    return array
 
 
 class Names:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from fqonnx.passes.carry_out import subgraphs
 from fqonnx.passes.constants import Names, add_initializer, constant
 
 
@@ -25,7 +26,7 @@ def graft(
     names = Names(model.graph)
     inside = {output for node in nodes for output in node.outputs}
     adopted: dict[ir.Value, ir.Value] = {}
-    for node in _with_subgraphs(nodes):
+    for node in with_subgraphs(nodes):
         for index, value in enumerate(node.inputs):
             if value is None or value.graph is not donor.graph or value in inside:
                 continue
@@ -48,15 +49,12 @@ def graft(
     model.ir_version = max(model.ir_version, donor.ir_version)
 
 
-def _with_subgraphs(nodes: Iterable[ir.Node]) -> Iterator[ir.Node]:
+def with_subgraphs(nodes: Iterable[ir.Node]) -> Iterator[ir.Node]:
+    """Yield nodes, behind each those inside it at any depth."""
     for node in nodes:
         yield node
-        for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.GRAPH:
-                yield from _with_subgraphs(attribute.as_graph())
-            elif attribute.type == ir.AttributeType.GRAPHS:
-                for graph in attribute.as_graphs():
-                    yield from _with_subgraphs(graph)
+        for graph in subgraphs(node):
+            yield from with_subgraphs(graph)
 
 
 def _adopt(graph: ir.Graph, value: ir.Value, names: Names) -> ir.Value:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from fqonnx.passes.constants import recipe
+from fqonnx.passes.constants import detached, recipe
 from fqonnx.passes.convolution import Convolution
 
 # By domain and operator: whose second input can be the weight of a layer.
@@ -155,8 +155,8 @@ class LinearLayer:
         return recipe(self.weight), self.split_shape, self.perm
 
     def matrix(self) -> NDArray[np.float32]:
-        """Return the weight (dim_in, dim_out)."""
-        array = self._tensor.numpy().astype(np.float32)
+        """Return the weight (dim_in, dim_out) in memory of its own."""
+        array = detached(self._tensor).astype(np.float32, copy=False)
         array = array.reshape([self.split_shape[axis] for axis in self.perm])
         return array.transpose(np.argsort(self.perm)).reshape(self.dim_in, self.dim_out)
 

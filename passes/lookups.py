@@ -12,7 +12,7 @@ from fqonnx.passes.linear_layer import LinearLayer
 
 # Bytes of a float copy over those of all float layers, which take 1/16 of theirs at 2 bits: above
 # this it would be more than a quarter of the compiled file.
-_MOST_COPIED = 1 / 64
+MOST_COPIED = 1 / 64
 _INVERTIBLE = {"Identity", "Transpose", "Constant"}
 
 
@@ -63,7 +63,7 @@ def share_tables(layers: Sequence[LinearLayer]) -> tuple[list[LinearLayer], list
         tensor = constant(source)
         assert tensor is not None
         is_copied = (
-            tensor.nbytes <= _MOST_COPIED * total
+            tensor.nbytes <= MOST_COPIED * total
             or source.is_graph_output()
             or not nodes.union(lookups).issuperset(readers(source))
             or not _INVERTIBLE.issuperset(steps(layer.weight))

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from fqonnx.frames import FrameSpec
 from fqonnx.packing import TILE_ROWS
@@ -112,10 +111,8 @@ def _merge(model: ir.Model, group: Sequence[ir.Node], names: Names, layers: Sequ
     }
     values = dict(inputs[0])
     for key in (key for key, present in stacked.items() if present):
-        parts = [_array(i.get(key), s.frame_out.dim, s) for i, s in zip(inputs, specs, strict=True)]
-        fresh = names.fresh(f"{name}.{key}")
-        tensor = ir.tensor(np.concatenate(parts), name=fresh)
-        values[key] = add_initializer(model.graph, fresh, tensor)
+        parts = [constant(i.get(key)) or _zeros(s) for i, s in zip(inputs, specs, strict=True)]
+        values[key] = _stacked(model.graph, names.fresh(f"{name}.{key}"), parts)
     arguments = [values.get(key) for key in spec.input_names()]
     while arguments[-1] is None:
         arguments.pop()
@@ -142,7 +139,18 @@ def _merge(model: ir.Model, group: Sequence[ir.Node], names: Names, layers: Sequ
         remove_if_unused(value)
 
 
-def _array(value: ir.Value | None, size: int, spec: FrameOpSpec) -> NDArray[np.generic]:
-    """Return a packed input or a bias; zeros for a bias that is not there."""
-    tensor = constant(value)
-    return np.zeros(size, spec.dtype.numpy()) if tensor is None else tensor.numpy()
+def _zeros(spec: FrameOpSpec) -> ir.TensorProtocol:
+    """Return the bias of a layer that has none."""
+    return ir.tensor(np.zeros(spec.frame_out.dim, spec.dtype.numpy()))
+
+
+def _stacked(graph: ir.Graph, name: str, parts: Sequence[ir.TensorProtocol]) -> ir.Value:
+    """Add an initializer that is put together each time it is read."""
+    shapes = [part.shape.numpy() for part in parts]
+    lazy = ir.LazyTensor(
+        lambda: ir.tensor(np.concatenate([part.numpy() for part in parts]), name=name),
+        dtype=parts[0].dtype,
+        shape=ir.Shape([sum(rows for rows, *_ in shapes), *shapes[0][1:]]),
+        name=name,
+    )
+    return add_initializer(graph, name, lazy)

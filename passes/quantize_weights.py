@@ -15,8 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.tape import Tape
 
-from fqonnx.frames import SignedFrame
-from fqonnx.packing import TILE, choose_block_size, pack_codes, pack_signs, pack_tiles
+from fqonnx.packing import TILE, choose_block_size
 from fqonnx.passes.constants import (
     Names,
     add_initializer,
@@ -28,7 +27,7 @@ from fqonnx.passes.constants import (
 from fqonnx.passes.convolution import channels_first, row_view
 from fqonnx.passes.frame_functions import add_function
 from fqonnx.passes.linear_layer import LinearLayer
-from fqonnx.quant import QuantizedWeight
+from fqonnx.quant import PackedArray, PackedWeight
 from fqonnx.runtime_ops import DOMAIN, FrameOpSpec
 from fqonnx.runtime_ops.spec import OpType
 
@@ -45,8 +44,8 @@ class Replacement:
     """
 
     layers: tuple[LinearLayer, ...]
-    quantized: QuantizedWeight
-    biases: Mapping[str, QuantizedWeight] = field(default_factory=dict)
+    quantized: PackedWeight
+    biases: Mapping[str, PackedWeight] = field(default_factory=dict)
 
 
 class QuantizeWeightsPass(ir.passes.InPlacePass):
@@ -182,7 +181,7 @@ class _Rewriter:
             vector.dtype, vector.shape = layer.dtype, ir.Shape((layer.dim_out,))
             return vector
         if bias is not None and shift is not None:
-            return self.shifted(bias, shift.cpu().numpy())
+            return self.shifted(bias, shift)
         return bias
 
     def record(
@@ -191,23 +190,23 @@ class _Rewriter:
         op_type: OpType,
         name: str,
         layer: LinearLayer,
-        quantized: QuantizedWeight,
+        quantized: PackedWeight,
         values: dict[str, ir.Value | None],
     ) -> ir.Value:
         """Record an operator of ours that reads the named values, and give the model its body."""
-        trellis, num_vectors = quantized.trellis, quantized.frame_in.num_vectors
+        num_vectors = quantized.frame_in.num_vectors
         spec = FrameOpSpec(
             op_type=op_type,
-            frame_in=quantized.frame_in.spec,
-            frame_out=quantized.frame_out.spec,
+            frame_in=quantized.frame_in,
+            frame_out=quantized.frame_out,
             bits=quantized.bits,
-            block_size=choose_block_size(num_vectors) if trellis is None else TILE,
+            block_size=TILE if quantized.is_trellis else choose_block_size(num_vectors),
             group_size=quantized.group_size,
             dtype=layer.dtype,
             has_bias=values.get("bias") is not None,
-            has_zero_points=quantized.zero_points is not None,
-            codebook="scalar" if trellis is None else "trellis",
-            multiplier=0 if trellis is None else trellis.multiplier,
+            has_zero_points="zero_points" in quantized.arrays,
+            codebook="trellis" if quantized.is_trellis else "scalar",
+            multiplier=quantized.multiplier,
             contrib=self.contrib,
         )
         inputs = [values.get(name) for name in spec.input_names()]
@@ -226,23 +225,12 @@ class _Rewriter:
         result.dtype = layer.dtype
         return result
 
-    def packed(self, source: str, quantized: QuantizedWeight) -> tuple[dict[str, ir.Value], int]:
+    def packed(self, source: str, quantized: PackedWeight) -> tuple[dict[str, ir.Value], int]:
         """Add the initializers of a quantized value; return them by input name, and their bytes."""
-        codes, bits = quantized.codes.cpu().numpy(), quantized.bits
-        arrays: dict[str, NDArray[np.generic]] = {"scales": quantized.scales.cpu().numpy()}
-        if quantized.trellis is None:
-            block_size = choose_block_size(quantized.frame_in.num_vectors)
-            arrays["codes"] = pack_codes(codes, bits, block_size)
-        else:
-            arrays["codes"] = pack_tiles(codes, bits)
-            arrays["levels"] = quantized.trellis.levels
-        if quantized.zero_points is not None:
-            arrays["zero_points"] = quantized.zero_points.cpu().numpy()
-        for key, frame in (("signs_in", quantized.frame_in), ("signs_out", quantized.frame_out)):
-            if isinstance(frame, SignedFrame):
-                arrays[key] = pack_signs(frame.signs.cpu().numpy())
-        values = {key: self.constant(f"{source}.{key}", array) for key, array in arrays.items()}
-        return values, sum(array.nbytes for array in arrays.values())
+        values = {
+            key: self.constant(f"{source}.{key}", array) for key, array in quantized.arrays.items()
+        }
+        return values, quantized.stored_bytes
 
     def shifted(self, bias: ir.Value, shift: NDArray[np.float32]) -> ir.Value:
         """Add a bias that takes the mean of its layer's error away."""
@@ -251,10 +239,16 @@ class _Rewriter:
         array = (tensor.numpy().astype(np.float32) + shift).astype(tensor.dtype.numpy())
         return self.constant(f"{bias.name}.corrected", array)
 
-    def constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
-        """Add an initializer under a name that is free."""
+    def constant(self, name: str, array: PackedArray) -> ir.Value:
+        """Add an initializer under a name that is free; the array is read when it is written."""
         name = self.names.fresh(name)
-        return add_initializer(self.graph, name, ir.tensor(array, name=name))
+        tensor = ir.LazyTensor(
+            lambda: ir.tensor(np.asarray(array), name=name),
+            dtype=ir.DataType.from_numpy(array.dtype),
+            shape=ir.Shape(array.shape),
+            name=name,
+        )
+        return add_initializer(self.graph, name, tensor)
 
     def name_values(self, tape: Tape, name: str) -> None:
         """Name what the tape recorded."""

@@ -132,8 +132,13 @@ class SelectWeightsPass(ir.passes.InPlacePass):
             return f"{tensor.size} weights, fewer than {MIN_WEIGHTS}: the bytes are not worth it"
         if node.op_type in ("Gemm", "FusedMatMul"):
             return f"the {node.op_type} could not be rewritten as MatMul"
-        dim_in = tensor.size // tensor.shape.numpy()[0]
-        if node.op_type == "Conv" and dim_in < MIN_DIM_IN:
+        if node.op_type != "Conv":
+            return None
+        channels, groups = tensor.shape.numpy()[0], node.attributes.get_int("group", 1)
+        if groups < 1 or channels % groups:
+            return f"its {channels} channels are not {groups} groups"
+        dim_in = tensor.size // channels
+        if dim_in < MIN_DIM_IN:
             return (
                 f"{dim_in} weights a channel, fewer than {MIN_DIM_IN}: padding would eat the gain"
             )

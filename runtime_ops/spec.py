@@ -85,12 +85,19 @@ class FrameOpSpec:
         Raises:
             ValueError: The node is of no such operator, or its attributes are of no spec.
         """
+        try:
+            return cls._of_node(node)
+        except TypeError as error:  # an attribute is of another type
+            raise ValueError(f"{node.name!r}: {error}") from error
+
+    @classmethod
+    def _of_node(cls, node: ir.Node) -> FrameOpSpec:
         attributes, dtype = node.attributes, node.outputs[0].dtype
-        if node.domain != DOMAIN or dtype is None:
+        if node.domain != DOMAIN or node.op_type not in _INPUTS or dtype is None:
             raise ValueError(f"{node.name!r} is no node of the domain {DOMAIN}, or has no type")
         if attributes.get_int("layout", 0) != LAYOUT_VERSION or "frame_out" not in attributes:
             raise ValueError(f"{node.name!r} is not of layout {LAYOUT_VERSION}")
-        op_type = cast(OpType, node.op_type)
+        op_type: OpType = node.op_type
         given = dict(zip(_INPUTS[op_type], node.inputs, strict=False))
         return cls(
             op_type=op_type,

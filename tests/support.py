@@ -26,7 +26,7 @@ from fqonnx.frames import (
 )
 from fqonnx.model_pair import ModelPair
 from fqonnx.packing import choose_block_size, pack_codes, pack_signs, pack_tiles
-from fqonnx.quant import QuantizedWeight
+from fqonnx.quant import QuantizedWeight, SquaredErrors
 from fqonnx.quant.trellis import trellis_code
 from fqonnx.reference import frame_dequant, frame_matmul
 
@@ -141,9 +141,7 @@ def random_weight(
         zero_points=torch.from_numpy(zeros) if zero_points else None,
         group_size=group_size,
         bias_shift=None if bias_shift is None else torch.from_numpy(bias_shift),
-        weight_rel_error=0.0,
-        output_rel_error=None,
-        proxy_loss=None,
+        errors=SquaredErrors(0.0, 1.0),
         trellis=trellis_code(bits) if trellis else None,
     )
 

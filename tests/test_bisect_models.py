@@ -39,7 +39,8 @@ def cosine_with(pair: ModelPair, restored: tuple[int, ...]) -> float:
     session = ort.InferenceSession(pair.float_path, providers=["CPUExecutionProvider"])
     cosines = []
     for feed in pair.samples.feeds:
-        a, b = session.run(None, feed)[0], switched.run(feed, compiled)[0]
+        a = session.run(None, feed)[0]
+        ((b,),) = switched.run_all([feed], [compiled])
         norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
         cosines += ((a * b).sum(axis=1) / norms).tolist()
     return float(np.mean(cosines))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +7,11 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-import fqonnx.model_file
-from fqonnx.errors import ConfigError, ModelError
+from fqonnx.errors import ModelError
 from fqonnx.model_file import (
     check_file,
     file_bytes,
     load_model,
-    sha256,
-    write_whole,
-    written_model,
 )
 from fqonnx.session import Session
 from support import model_from_text
@@ -241,131 +236,6 @@ def test_external_data_of_a_subgraph_that_is_missing(tmp_path: Path) -> None:
     assert "model.data, which is not there" in rejected(path)
 
 
-# Saving.
-
-
-def save_model(model: ir.Model, path: Path, check: Callable[[Path], None]) -> None:
-    with written_model(model, path) as temporary:
-        check(temporary)
-
-
-def test_model_is_saved(tmp_path: Path) -> None:
-    path = tmp_path / "model.onnx"
-    save_model(linear(2.0), path, lambda path: check_file(path, "the model"))
-    assert names(tmp_path) == ["model.onnx"]
-    assert scale_of(path) == 2.0
-
-
-def test_folders_above_are_made(tmp_path: Path) -> None:
-    path = tmp_path / "a" / "b" / "model.onnx"
-    save_model(linear(), path, accept)
-    assert names(path.parent) == ["model.onnx"]
-
-
-def test_check_sees_the_finished_file_before_it_has_its_name(tmp_path: Path) -> None:
-    path, seen = tmp_path / "model.onnx", []
-
-    def check(temporary: Path) -> None:
-        assert not path.exists()
-        seen.append(scale_of(temporary))
-
-    save_model(linear(3.0), path, check)
-    assert seen == [3.0]
-
-
-@pytest.mark.parametrize(
-    "error", [ModelError("a", "b", "c"), ValueError("no"), KeyboardInterrupt()]
-)
-@pytest.mark.parametrize("limit", [1 << 30, 100])
-def test_check_that_raises_leaves_nothing(
-    error: BaseException, limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fqonnx.model_file, "_EXTERNAL_BYTES", limit)
-
-    def check(path: Path) -> None:
-        raise error
-
-    with pytest.raises(type(error)) as info:
-        save_model(linear(), tmp_path / "model.onnx", check)
-    assert info.value is error
-    assert names(tmp_path) == []
-
-
-@pytest.mark.parametrize("limit", [1 << 30, 100])
-def test_check_that_raises_leaves_the_file_that_was_there(
-    limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fqonnx.model_file, "_EXTERNAL_BYTES", limit)
-    path = tmp_path / "model.onnx"
-    save_model(linear(2.0), path, accept)
-    before = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
-
-    def check(path: Path) -> None:
-        raise ModelError("a", "b", "c")
-
-    with pytest.raises(ModelError):
-        save_model(linear(3.0), path, check)
-    assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before
-    assert scale_of(path) == 2.0
-
-
-def test_file_that_was_there_is_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "model.onnx"
-    for scale in (2.0, 3.0):
-        save_model(linear(scale), path, accept)
-        assert scale_of(path) == scale
-    assert names(tmp_path) == ["model.onnx"]
-
-
-def test_large_model_gets_an_external_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fqonnx.model_file, "_EXTERNAL_BYTES", 100)
-    path = tmp_path / "model.onnx"
-    for scale in (2.0, 3.0):
-        save_model(linear(scale), path, lambda path: check_file(path, "the model"))
-        assert names(tmp_path) == ["model.onnx", "model.onnx.data"]
-        assert scale_of(path) == scale
-        assert file_bytes(path) == sum(p.stat().st_size for p in tmp_path.iterdir())
-    assert (tmp_path / "model.onnx.data").stat().st_size == 32 * 32 * 4
-
-
-@pytest.mark.parametrize("limit", [1 << 30, 100])
-def test_model_with_external_weights_is_saved_elsewhere(
-    limit: int, external: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fqonnx.model_file, "_EXTERNAL_BYTES", limit)
-    path = external.parent / "elsewhere" / "copy.onnx"
-    save_model(load_model(external), path, lambda path: check_file(path, "the model"))
-    assert scale_of(path) == 1.0
-    assert names(path.parent) == ["copy.onnx"] + ["copy.onnx.data"] * (limit == 100)
-    assert scale_of(external) == 1.0
-
-
-def test_model_is_not_changed_by_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fqonnx.model_file, "_EXTERNAL_BYTES", 100)
-    model = linear()
-    before = ir.to_proto(model).SerializeToString(deterministic=True)
-    save_model(model, tmp_path / "model.onnx", accept)
-    assert ir.to_proto(model).SerializeToString(deterministic=True) == before
-
-
-def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    path = tmp_path / "file" / "model.onnx"
-    with pytest.raises(ModelError) as info:
-        save_model(linear(), path, accept)
-    assert str(info.value).startswith(f"{path}: cannot be written")
-    assert "\n" not in str(info.value)
-
-
-def test_folder_under_the_name_of_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "model.onnx"
-    path.mkdir()
-    with pytest.raises(ModelError, match="cannot be written"):
-        save_model(linear(), path, accept)
-    assert names(tmp_path) == ["model.onnx"]
-    assert names(path) == []
-
-
 # Checking and counting.
 
 
@@ -409,35 +279,3 @@ def test_bytes_of_a_file_count_external_data_once(tmp_path: Path) -> None:
     )
     ir.save(model, path, external_data="model.data")
     assert file_bytes(path) == path.stat().st_size + 2 * 32 * 32 * 4
-
-
-def test_a_report_is_written_whole_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "report.json"
-    write_whole(path, b"old", "Try")
-    with pytest.raises(ConfigError, match=r"cannot be written: .* Choose another"):
-        write_whole(tmp_path / "absent" / "report.json", b"new", "Choose another")
-
-    def fail(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(ConfigError, match="No space left"):
-        write_whole(path, b"new", "Try")
-    assert path.read_bytes() == b"old"
-    assert names(tmp_path) == ["report.json"]
-
-
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
-    target, link = tmp_path / "target", tmp_path / "link"
-    target.write_bytes(b"old")
-    link.symlink_to(target)
-    write_whole(link, b"new", "Try")
-    assert link.is_symlink()
-    assert target.read_bytes() == b"new"
-
-
-def test_hash_of_a_file(tmp_path: Path) -> None:
-    (tmp_path / "f").write_bytes(b"abc")
-    assert sha256(tmp_path / "f").startswith("ba7816bf8f01cfea414140de5dae2223b00361a396177a9c")

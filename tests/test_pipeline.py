@@ -675,3 +675,16 @@ def test_quantized_biases_count_on_both_sides(mlp: Path, tmp_path: Path) -> None
         assert has_bias == (after.name != "third")
         assert after.float_bytes - before.float_bytes == 4 * after.dim_out * has_bias
         assert (after.stored_bytes > before.stored_bytes) == has_bias
+
+
+def test_model_that_does_not_run_is_refused_before_the_work(tmp_path: Path) -> None:
+    model = model_from_text(
+        """<ir_version: 10, opset_import: ["": 20]>
+        g (float[N, 64] x) => (float[N, 64] y) { y = Gemm(x, w, c) }""",
+        w=np.eye(64, dtype=np.float32),
+        c=np.zeros(63, np.float32),  # no checker and no loading finds it
+    )
+    ir.save(model, tmp_path / "model.onnx")
+    with pytest.raises(ModelError, match=r"model.onnx: ONNX Runtime failed on inputs x"):
+        compile_model(tmp_path / "model.onnx", tmp_path / "out.onnx")
+    assert not (tmp_path / "out.onnx").exists()

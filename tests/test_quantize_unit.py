@@ -13,9 +13,10 @@ import torch
 
 from fqonnx import CompileConfig, ModelError, compile_model
 from fqonnx.config import METHODS
-from fqonnx.passes import NormalizeLinearPass, Replacement, SelectWeightsPass, normalize
+from fqonnx.passes import NormalizeLinearPass, SelectWeightsPass, normalize
 from fqonnx.quant import Moments
-from fqonnx.quantize_unit import quantize_unit
+from fqonnx.quant_job import JobResult, run_job
+from fqonnx.quantize_unit import UnitTask
 from fqonnx.session import Session
 from support import conv_model, model_from_text
 
@@ -147,16 +148,14 @@ def test_bias_that_is_an_activation_stays_one(tmp_path: Path) -> None:
     assert stored == 40 * 96 * 2 // 8 + 40 * 2 + 96 // 8
 
 
-def unit_of(model: ir.Model, moments: Moments | None, **options: object) -> Replacement:
+def unit_of(model: ir.Model, moments: Moments | None, **options: object) -> JobResult:
     NormalizeLinearPass()(model)
     selected = SelectWeightsPass()
     selected(model)
     config = CompileConfig(quantize_bias=True, **options)
-    replacement = quantize_unit(
-        tuple(selected.layers), None if moments is None else [moments], config, seed=0
-    )
-    assert isinstance(replacement, Replacement)
-    return replacement
+    unit = tuple(selected.layers)
+    parts = None if moments is None else {layer.name: moments for layer in unit}
+    return run_job(UnitTask(unit, parts, config, seed=0).job())
 
 
 @pytest.mark.parametrize("layer", ["MatMul", "Gemm", "Conv of rows"])
@@ -164,26 +163,27 @@ def test_shift_of_the_mean_is_inside_the_quantized_bias(layer: str) -> None:
     x = torch.from_numpy(draw(300, 32)).double() + 2.0
     moments = Moments(x.T @ x / 300, x.mean(0), 300, 0.1, trust_mean=True)
     bias = 0.01 * draw(40, seed=5)
-    replacement = unit_of(layers_with(bias)[layer], moments)
-    shift = replacement.quantized.bias_shift
+    result = unit_of(layers_with(bias)[layer], moments)
+    assert result.weight is not None
+    shift = result.weight.bias_shift
     assert shift is not None
-    found = replacement.biases["layer"].dequantize()[:, 0].numpy()
-    wanted = bias + shift.numpy()
+    found = result.biases["layer"].dequantize()[:, 0].numpy()
+    wanted = bias + shift
     assert np.linalg.norm(wanted) > 10 * np.linalg.norm(bias)
     assert np.linalg.norm(found - wanted) <= 0.5 * np.linalg.norm(wanted)
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1e9])
 def test_bias_that_no_scale_fits_leaves_the_layer_quantized(scale: float) -> None:
-    replacement = unit_of(layers_with(scale * draw(40))["Gemm"], None)
-    assert replacement.biases == {}
-    assert replacement.quantized.codes.numel() > 0
+    result = unit_of(layers_with(scale * draw(40))["Gemm"], None)
+    assert result.biases == {}
+    assert result.weight is not None
 
 
 def test_bias_of_zeros_is_zeros() -> None:
     for method in METHODS:
-        replacement = unit_of(layers_with(np.zeros(40, np.float32))["Gemm"], None, method=method)
-        assert not replacement.biases["layer"].dequantize().any()
+        result = unit_of(layers_with(np.zeros(40, np.float32))["Gemm"], None, method=method)
+        assert not result.biases["layer"].dequantize().any()
 
 
 def test_bias_that_is_not_finite_is_named(tmp_path: Path) -> None:
@@ -222,11 +222,10 @@ def test_tiles_are_not_filled_with_padding(dim_out: int, codebook: str) -> None:
     selected = SelectWeightsPass()
     selected(model)
     config = CompileConfig(codebook="trellis")
-    replacement = quantize_unit((selected.layers[0],), None, config, 0)
-    assert isinstance(replacement, Replacement)
-    quantized = replacement.quantized
-    assert (quantized.trellis is not None) == (codebook == "trellis")
-    assert quantized.zero_points is None
+    quantized = run_job(UnitTask((selected.layers[0],), None, config, 0).job()).weight
+    assert quantized is not None
+    assert quantized.is_trellis == (codebook == "trellis")
+    assert "zero_points" not in quantized.arrays
     assert quantized.stored_bytes * 8 < (2 * 9 / 8 + 32 / dim_out) * 32 * dim_out + 16 * dim_out
 
 
@@ -240,7 +239,7 @@ def test_bias_of_a_trellis_layer_has_scalar_codes() -> None:
     selected = SelectWeightsPass()
     selected(model)
     config = CompileConfig(codebook="trellis", quantize_bias=True)
-    replacement = quantize_unit((selected.layers[0],), None, config, 0)
-    assert isinstance(replacement, Replacement)
-    assert replacement.quantized.trellis is not None
-    assert replacement.biases["layer"].trellis is None
+    result = run_job(UnitTask((selected.layers[0],), None, config, 0).job())
+    assert result.weight is not None
+    assert result.weight.is_trellis
+    assert not result.biases["layer"].is_trellis

@@ -227,3 +227,15 @@ def test_a_frugal_session_computes_the_same() -> None:
     first, second = (Session(mlp_model(), "mlp", frugal=frugal) for frugal in (False, True))
     assert second.inputs == first.inputs
     np.testing.assert_allclose(second.run({"x": x})[0], first.run({"x": x})[0], rtol=1e-5)
+
+
+def test_place_in_the_sources_of_the_runtime_is_left_out() -> None:
+    text = '<ir_version: 99, opset_import: ["": 20]> g (float[2] x) => (float[2] y) { y = Relu(x) }'
+    with pytest.raises(ModelError, match="FAIL : Unsupported model IR version: 99, max"):
+        Session(ir.from_onnx_text(text), "model")
+
+
+def test_no_outputs_are_asked_for(tmp_path: Path) -> None:
+    text = '<ir_version: 10, opset_import: ["": 20]> g (float[2] x) => (float[2] y) { y = Relu(x) }'
+    session = Session(ir.from_onnx_text(text), "model")
+    assert session.run({"x": np.ones(2, np.float32)}, []) == []

@@ -1,6 +1,6 @@
 """Calibration: where inputs come from, and what is measured on them."""
 
-from fqonnx.calibrate.calibration import Calibration
+from fqonnx.calibrate.calibration import Calibration, FindMoments
 from fqonnx.calibrate.labels import load_labels
 from fqonnx.calibrate.masks import find_mask_input
 from fqonnx.calibrate.moments import collect_moments, merge_moments
@@ -9,6 +9,7 @@ from fqonnx.calibrate.synthetic import synthetic_samples
 
 __all__ = [
     "Calibration",
+    "FindMoments",
     "Samples",
     "collect_moments",
     "find_mask_input",

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import onnx_ir as ir
 import torch
 
-from fqonnx.calibrate.samples import Samples
 from fqonnx.errors import DataError
 from fqonnx.passes import AddMomentOutputsPass, LayerInput
-from fqonnx.progress import Track
+from fqonnx.passes.split import Segment
 from fqonnx.quant import Moments
-from fqonnx.session import Session
+from fqonnx.segments import Relay
 
 # Best on transformers of five kinds: real data can be followed closely, synthetic ones cannot.
 _DAMPING_REAL = 0.1
@@ -21,27 +19,27 @@ _DAMPING_SYNTHETIC = 0.5
 
 
 def collect_moments(
-    model: ir.Model,
+    relay: Relay,
+    segment: Segment,
     values: Sequence[LayerInput],
-    samples: Samples,
     *,
     mask_input: str | None,
+    is_real: bool,
     device: str,
-    track: Track,
-    where: str,
+    hand_on: bool = False,
 ) -> dict[LayerInput, Moments]:
-    """Run the model over the samples and return the moments of layer inputs.
+    """Run a segment over the samples and return the moments of layer inputs in it.
 
     Each batch is summed in float32 by the runtime, batches in float64 here.
 
     Args:
-        model: The model; it stays as it is.
+        relay: The run of the model over the samples.
+        segment: The segment that computes the values.
         values: What to sum the rows of.
-        samples: What to run.
         mask_input: See `AddMomentOutputsPass`.
+        is_real: Whether somebody gave the samples.
         device: Torch device of the result.
-        track: Progress.
-        where: What error messages call the model.
+        hand_on: Whether later segments will run.
 
     Returns:
         Moments by layer input; one that has no rows at all is left out.
@@ -50,21 +48,27 @@ def collect_moments(
         ModelError: The model does not run on the samples.
         DataError: An activation is not finite, or the mask leaves no row of it.
     """
-    clone = model.clone()
-    always = ir.convenience.create_value_mapping(clone.graph, include_subgraphs=False)
-    adder = AddMomentOutputsPass(values, mask_input)
-    adder(clone)
-    session = Session(clone, where)
-    del clone
+    kept = segment.outputs if hand_on else ()
+    needed = (segment.values.get(value.name, value.name) for value in values)
+    if not (outputs := list(dict.fromkeys([*kept, *needed]))):
+        return {}
+    part = segment.extract(relay.model, outputs)
+    adder = AddMomentOutputsPass(values, mask_input, kept)
+    adder(part)
+
+    def always(value: LayerInput) -> bool:
+        """Whether the value is computed in every run: it is not inside another node."""
+        return segment.values.get(value.name, value.name) == value.name
+
     sums = [np.zeros((value.dim + 1,) * 2) for value in values]
-    for feed in track(samples.feeds, "Calibrating"):
-        for total, batch in zip(sums, session.run(feed, adder.output_names), strict=True):
+    for batches in relay.run(segment, part, adder.output_names, "Calibrating"):
+        for total, batch in zip(sums, batches, strict=True):
             with np.errstate(invalid="ignore"):
                 total += batch
     return {
-        value: _moments(value.name, total, samples.is_real, device)
+        value: _moments(value.name, total, is_real, device)
         for value, total in zip(values, sums, strict=True)
-        if total[-1, -1] != 0 or (mask_input is not None and value.name in always)
+        if total[-1, -1] != 0 or (mask_input is not None and always(value))
     }
 
 

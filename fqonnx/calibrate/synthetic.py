@@ -5,6 +5,7 @@ Far better than no data, and worse than real data: a report always says which it
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from fqonnx.calibrate.samples import Samples
+from fqonnx.errors import DataError
 from fqonnx.session import InputInfo
 
 _BATCH = 16
 _LENGTH = 64
+_MOST_NUMBERS = 1 << 28  # of one input in a batch
 _KEEPS_INDICES = {"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose"}
 
 
@@ -33,6 +36,9 @@ def synthetic_samples(
         inputs: The graph inputs.
         num_samples: At least this many, in whole batches.
         seed: Of the draw.
+
+    Raises:
+        DataError: An input is so large that its samples would not fit into memory.
     """
     rng = np.random.default_rng(seed)
     values = {str(value.name): value for value in model.graph.inputs}
@@ -67,6 +73,12 @@ def _batch(inputs: list[InputInfo]) -> int:
 
 def _draw(rng: np.random.Generator, info: InputInfo, batch: int, rows: int | None) -> NDArray[Any]:
     shape = tuple(_size(axis, dim, batch) for axis, dim in enumerate(info.shape))
+    if math.prod(shape) > _MOST_NUMBERS:
+        raise DataError(
+            f"input {info.name!r}",
+            f"synthetic samples of its shape {shape} take too much memory",
+            "Give samples with --calibration, or a model with smaller dimensions",
+        )
     name = info.name.lower()
     if info.dtype == np.bool_:
         return np.ones(shape, np.bool_)

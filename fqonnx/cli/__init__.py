@@ -1,35 +1,54 @@
-"""The command line: ``fqonnx export | compile | diff | bisect | inspect | sweep | doctor``."""
+"""The command line: ``fqonnx export | compile | diff | bisect | inspect | sweep | deploy …``."""
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from typing import Any
 
 import click
 
 from fqonnx import __version__
-from fqonnx.cli.bisect import bisect_command
-from fqonnx.cli.compile import compile_command
-from fqonnx.cli.console import print_error
-from fqonnx.cli.diff import diff_command
-from fqonnx.cli.doctor import doctor_command
-from fqonnx.cli.export import export_command
-from fqonnx.cli.inspect import inspect_command
-from fqonnx.cli.sweep import sweep_command
+from fqonnx.cli.terminal import print_error
 from fqonnx.errors import FqonnxError
+
+_COMMANDS = ("export", "compile", "diff", "bisect", "inspect", "sweep", "deploy", "doctor")
+
+
+def _notes(error: BaseException) -> list[str]:
+    """Return what was added to an error on its way."""
+    return getattr(error, "__notes__", [])
 
 
 class _Group(click.Group):
-    """Turns our errors into one line and exit code 2."""
+    """Imports a command when it is asked for, and turns our errors into one line and exit code 2.
+
+    What a command does not need, PyTorch first of all, need not be there.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        try:
+            module = import_module(f"fqonnx.cli.{cmd_name}")
+        except ModuleNotFoundError as error:
+            found = f"fqonnx {cmd_name} needs {error.name}, which is not installed"
+            raise click.UsageError(f"{found}. Install fqonnx with its dependencies") from error
+        command = getattr(module, f"{cmd_name}_command")
+        assert isinstance(command, click.Command)
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except FqonnxError as error:
-            print_error(str(error))
+            print_error(". ".join([str(error), *_notes(error)]))
             sys.exit(2)
-        except KeyboardInterrupt:
-            print_error("interrupted; nothing was written")
+        except KeyboardInterrupt as error:
+            print_error("; ".join(["interrupted", *(_notes(error) or ["nothing was written"])]))
             sys.exit(130)
 
 
@@ -37,12 +56,3 @@ class _Group(click.Group):
 @click.version_option(__version__, prog_name="fqonnx")
 def main() -> None:
     """Frame quantization for ONNX: 2-bit models that stock ONNX Runtime runs."""
-
-
-main.add_command(export_command)
-main.add_command(compile_command)
-main.add_command(diff_command)
-main.add_command(bisect_command)
-main.add_command(inspect_command)
-main.add_command(sweep_command)
-main.add_command(doctor_command)

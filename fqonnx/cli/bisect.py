@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fqonnx.bisect_models import BisectReport, bisect_models
-from fqonnx.cli.console import check_writable, console, megabytes, print_verdicts, track
+from fqonnx.cli.console import check_writable, megabytes, print_verdicts, track
 from fqonnx.cli.options import (
     fail_over_option,
     fail_under_option,
@@ -19,9 +19,11 @@ from fqonnx.cli.options import (
     labels_option,
     mask_input_option,
 )
+from fqonnx.cli.terminal import console
 from fqonnx.diff import Kind, Threshold
 from fqonnx.extract_layer import extract_layer
-from fqonnx.model_file import check_targets, write_whole
+from fqonnx.files import write_whole
+from fqonnx.model_file import check_targets
 from fqonnx.model_pair import ModelPair, pair_files
 
 _FILE = click.Path(path_type=Path)

@@ -26,17 +26,14 @@ from fqonnx.config import METHODS, Codebook, CompileConfig, Lowering, Sides, Tar
 from fqonnx.diff import Threshold, judge
 from fqonnx.diff_models import diff_models
 from fqonnx.errors import ConfigError
+from fqonnx.executor import LocalExecutor
+from fqonnx.files import write_whole
 from fqonnx.html import to_html
-from fqonnx.model_file import (
-    check_targets,
-    load_model,
-    model_files,
-    output_files,
-    write_whole,
-)
+from fqonnx.model_file import check_targets, load_model, model_files
 from fqonnx.model_pair import ModelPair
 from fqonnx.overrides import load_overrides
 from fqonnx.pipeline import compile_model
+from fqonnx.written_model import output_files
 
 _FILE = click.Path(path_type=Path)
 
@@ -109,6 +106,12 @@ _FILE = click.Path(path_type=Path)
 )
 @seed_option
 @device_option
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Weights that are quantized at a time, memory permitting; the result is the same "
+    "[default: one a core]",
+)
 def compile_command(
     model: Path,
     output: Path | None,
@@ -136,6 +139,7 @@ def compile_command(
     html_path: Path | None,
     seed: int,
     device: str,
+    workers: int | None,
 ) -> None:
     """Quantize MODEL's linear and convolutional layers and compare the result with MODEL."""
     output = output or model.parent / f"{model.stem}-{target_bits or bits:g}bit.onnx"
@@ -171,7 +175,15 @@ def compile_command(
         device=device,
     )
     meet = thresholds if auto else ()
-    report = compile_model(model, output, config, calibration=calibration, meet=meet, track=track)
+    report = compile_model(
+        model,
+        output,
+        config,
+        calibration=calibration,
+        meet=meet,
+        executor=LocalExecutor(workers),
+        track=track,
+    )
     verdicts = judge(report.outputs, thresholds)
     if json_path is not None:
         write_whole(json_path, report.to_json().encode(), "Choose another file")

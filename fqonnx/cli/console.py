@@ -1,4 +1,4 @@
-"""What the commands show: progress, tables, warnings and errors."""
+"""What the commands show: progress, tables and warnings."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from fqonnx.cli.terminal import console, stderr
 from fqonnx.diff import OutputDiff, Verdict
 from fqonnx.diff.rows import LAYER_HEAD, advice_line, layer_rows, rows, split_line
 from fqonnx.diff_report import DiffReport
@@ -19,9 +19,6 @@ from fqonnx.errors import ConfigError
 from fqonnx.markdown import verdict_line
 from fqonnx.progress import Item
 from fqonnx.report import CompileReport, LayerReport, OutputBound
-
-console = Console(highlight=False, emoji=False)
-_stderr = Console(stderr=True, highlight=False, emoji=False)
 
 
 def track(items: Sequence[Item], description: str, /) -> Iterable[Item]:
@@ -33,25 +30,20 @@ def track(items: Sequence[Item], description: str, /) -> Iterable[Item]:
         TimeRemainingColumn(elapsed_when_finished=True),
     )
     with Progress(
-        *columns, console=_stderr, transient=True, disable=not _stderr.is_terminal
+        *columns, console=stderr, transient=True, disable=not stderr.is_terminal
     ) as progress:
         yield from progress.track(items, description=description)
 
 
 def print_status(message: str) -> None:
     """Print on stderr how far the work has come."""
-    _stderr.print(escape(message), soft_wrap=True)
-
-
-def print_error(message: str) -> None:
-    """Print one line on stderr."""
-    _stderr.print(f"[red]error:[/] {escape(message)}", soft_wrap=True)
+    stderr.print(escape(message), soft_wrap=True)
 
 
 def print_warnings(warnings: Iterable[str]) -> None:
     """Print each warning as a line on stderr."""
     for warning in warnings:
-        _stderr.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+        stderr.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
 
 
 def check_writable(path: Path) -> None:

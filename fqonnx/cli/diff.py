@@ -18,9 +18,10 @@ from fqonnx.cli.options import (
 )
 from fqonnx.diff import Kind, Threshold
 from fqonnx.diff_models import diff_models
+from fqonnx.files import write_whole
 from fqonnx.html import to_html
 from fqonnx.markdown import to_markdown
-from fqonnx.model_file import check_targets, write_whole
+from fqonnx.model_file import check_targets
 from fqonnx.model_pair import ModelPair, pair_files
 
 _FILE = click.Path(path_type=Path)

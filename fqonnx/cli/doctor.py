@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-import platform
+import sys
+from pathlib import Path
 
 import click
 from rich.markup import escape
 
-from fqonnx import __version__
-from fqonnx.cli.console import console
-from fqonnx.runtime_ops import instruction_set, library_path, register
-from fqonnx.session import available_providers, runtime_version, session_options
+from fqonnx.cli.terminal import console
+from fqonnx.doctor import Finding, examine_bundle, examine_installation
+from fqonnx.errors import ConfigError
 
 
 @click.command("doctor")
-def doctor_command() -> None:
-    """Show what is installed, and whether the native library of operators works here."""
-    _print("fqonnx", f"{__version__}, Python {platform.python_version()}")
-    _print("ONNX Runtime", f"{runtime_version()}, {', '.join(available_providers())}")
-    path = library_path()
-    if path is None:
-        _print("native library", "not built; models run by the function bodies that they carry")
-        return
-    _print("native library", str(path))
-    _print("instruction set", instruction_set())
-    register(session_options())
-    _print("in a session", "loads")
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+def doctor_command(bundle: Path | None) -> None:
+    """Show what is installed; of a BUNDLE, whether this machine runs it as it should.
+
+    Exit code 1 if anything does not hold, with its cause and its mend.
+    """
+    if bundle is not None and not bundle.is_dir():
+        raise ConfigError(str(bundle), "no such folder", "Name one that fqonnx deploy wrote")
+    failures = 0
+    for finding in examine_installation() if bundle is None else examine_bundle(bundle):
+        failures += not finding.holds
+        _print(finding)
+    if failures:
+        sys.exit(1)
 
 
-def _print(name: str, value: str) -> None:
-    console.print(f"{name}: {escape(value)}", soft_wrap=True)
+def _print(finding: Finding) -> None:
+    line = f"{escape(finding.what)}: {escape(finding.said)}"
+    if not finding.holds:
+        line = f"[red]failed[/] {line}. {escape(finding.mend or '')}"
+    console.print(line, soft_wrap=True)

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
-from fqonnx.cli.console import console, megabytes
+from fqonnx.cli.console import megabytes
+from fqonnx.cli.terminal import console
 from fqonnx.export import export_model
-from fqonnx.model_file import check_targets, file_bytes, output_files
+from fqonnx.model_file import check_targets, file_bytes
+from fqonnx.written_model import output_files
 
 
 @click.command("export")

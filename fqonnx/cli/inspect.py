@@ -10,8 +10,11 @@ import onnx_ir as ir
 from rich.markup import escape
 from rich.table import Column, Table
 
-from fqonnx.cli.console import console, megabytes, print_kept
-from fqonnx.model_file import file_bytes, load_model
+from fqonnx.cli.console import megabytes, print_kept
+from fqonnx.cli.terminal import console
+from fqonnx.errors import ModelError
+from fqonnx.model_file import file_bytes
+from fqonnx.model_pair import load_compiled
 from fqonnx.passes import SelectWeightsPass, normalize
 from fqonnx.passes.merge_frame_matmuls import merged_layers
 from fqonnx.passes.select_weights import layer_name
@@ -26,7 +29,7 @@ _name_column = functools.partial(Column, "layer", overflow="fold")
 @click.argument("path", metavar="MODEL", type=click.Path(path_type=Path))
 def inspect_command(path: Path) -> None:
     """Show what is quantized in MODEL, what would be, and why the rest would not."""
-    model = load_model(path)
+    model = load_compiled(path)
     console.print(
         f"{escape(str(path))}: {megabytes(file_bytes(path))}, "
         f"opset {model.graph.opset_imports['']}, IR {model.ir_version}"
@@ -40,7 +43,10 @@ def inspect_command(path: Path) -> None:
     packed = [node for node in model.graph.all_nodes() if node.domain == DOMAIN]
     compiled = [node for node in packed if not _is_bias(node)]
     if compiled:
-        console.print(_compiled_table(compiled))
+        try:
+            console.print(_compiled_table(compiled))
+        except ValueError as error:  # of another version
+            raise ModelError(str(path), str(error), "Inspect it with the fqonnx of it") from error
     normalize(model)
     selected = SelectWeightsPass()
     selected(model)

@@ -11,13 +11,7 @@ import click
 from rich.markup import escape
 from rich.table import Column, Table
 
-from fqonnx.cli.console import (
-    console,
-    print_error,
-    print_status,
-    print_warnings,
-    track,
-)
+from fqonnx.cli.console import print_status, print_warnings, track
 from fqonnx.cli.options import (
     calibration_option,
     codebook_option,
@@ -29,9 +23,11 @@ from fqonnx.cli.options import (
     sequential_option,
     sides_option,
 )
+from fqonnx.cli.terminal import console, print_error
 from fqonnx.config import METHODS, Codebook, CompileConfig, Sides
 from fqonnx.errors import ConfigError, FqonnxError
-from fqonnx.model_file import check_targets, load_model, model_files, write_whole
+from fqonnx.files import write_whole
+from fqonnx.model_file import check_targets, load_model, model_files
 from fqonnx.pipeline import compile_model
 from fqonnx.plot import sweep_png
 from fqonnx.report import CompileReport

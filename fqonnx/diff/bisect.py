@@ -13,7 +13,7 @@ from fqonnx.diff.metrics import OutputDiff
 from fqonnx.diff.switched_model import SwitchedModel
 from fqonnx.diff.thresholds import Threshold, judge
 from fqonnx.progress import Track, silent
-from fqonnx.session import Feed, Session
+from fqonnx.session import Feed, Runnable
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Bisection:
 
 
 def bisect_layers(
-    expected: Session,
+    expected: Runnable,
     switched: SwitchedModel,
     errors: Sequence[float],
     thresholds: Sequence[Threshold],
@@ -71,11 +71,13 @@ def bisect_layers(
         compiled[list(restored)] = False
         (found,) = measure(
             switched.output_names,
-            [(expected.run, lambda feed, _: switched.run(feed, compiled))],
-            track(feeds, f"Restoring {len(restored)} of {switched.num_layers} layers"),
+            [(expected.run_all, lambda feeds, _: switched.run_all(feeds, [compiled] * len(feeds)))],
+            feeds,
             kinds=kinds,
             labels=labels,
             mask_input=mask_input,
+            track=track,
+            description=f"Restoring {len(restored)} of {switched.num_layers} layers",
         )
         return found
 

@@ -13,15 +13,15 @@ from fqonnx.diff.kinds import OutputKind
 from fqonnx.diff.metrics import OutputDiff, OutputMetrics
 from fqonnx.errors import ConfigError, ModelError
 from fqonnx.progress import Track, silent
-from fqonnx.session import Feed, Session, num_samples
+from fqonnx.session import Feed, Runnable, num_samples
 
 Labels: TypeAlias = NDArray[np.integer[Any]]
-Run: TypeAlias = Callable[[Feed, Sequence[str]], list[NDArray[Any]]]
+Run: TypeAlias = Callable[[Sequence[Feed], Sequence[str]], Iterable[list[NDArray[Any]]]]
 
 
 def compare_models(
-    expected: Session,
-    actual: Session,
+    expected: Runnable,
+    actual: Runnable,
     feeds: tuple[Feed, ...],
     *,
     compiled_path: Path,
@@ -44,7 +44,7 @@ def compare_models(
 
 
 def compare_pairs(
-    pairs: Sequence[tuple[Session, Session]],
+    pairs: Sequence[tuple[Runnable, Runnable]],
     feeds: tuple[Feed, ...],
     *,
     compiled_path: Path,
@@ -80,11 +80,12 @@ def compare_pairs(
     try:
         return measure(
             names,
-            [(expected.run, actual.run) for expected, actual in pairs],
-            track(feeds, "Comparing"),
+            [(expected.run_all, actual.run_all) for expected, actual in pairs],
+            feeds,
             kinds=kinds,
             labels=labels,
             mask_input=mask_input,
+            track=track,
         )
     except ValueError as error:
         raise ModelError(
@@ -92,7 +93,7 @@ def compare_pairs(
         ) from error
 
 
-def _check_alike(expected: Session, actual: Session, compiled_path: Path) -> None:
+def _check_alike(expected: Runnable, actual: Runnable, compiled_path: Path) -> None:
     for kind, first, second in (
         ("inputs", [v.name for v in expected.inputs], [v.name for v in actual.inputs]),
         ("outputs", expected.output_names, actual.output_names),
@@ -108,13 +109,15 @@ def _check_alike(expected: Session, actual: Session, compiled_path: Path) -> Non
 def measure(
     names: Sequence[str],
     pairs: Sequence[tuple[Run, Run]],
-    feeds: Iterable[Feed],
+    feeds: Sequence[Feed],
     *,
     kinds: Mapping[str, OutputKind],
     labels: Labels | None = None,
     mask_input: str | None = None,
+    track: Track = silent,
+    description: str = "Comparing",
 ) -> list[list[OutputDiff]]:
-    """Return the differences of outputs between pairs of functions of a feed and their names.
+    """Return the differences of outputs between pairs of functions of all feeds and their names.
 
     Raises:
         DataError: The labels or the token ids do not fit an output.
@@ -122,13 +125,15 @@ def measure(
     """
     metrics = [[OutputMetrics(name, kinds[name].kind) for name in names] for _ in pairs]
     runs = dict.fromkeys(run for pair in pairs for run in pair)
+    found = zip(*(run(feeds, names) for run in runs), strict=True)
     start = 0
-    for feed in feeds:
+    # What runs in segments has run before the first of its outputs, and shows its own progress.
+    for of_runs, feed in zip(found, track(feeds, description), strict=True):
         mask = feed[mask_input] if mask_input is not None else None
         stop = start + num_samples(feed)
         right = None if labels is None else labels[start:stop]
         start = stop
-        outputs = {run: run(feed, names) for run in runs}
+        outputs = dict(zip(runs, of_runs, strict=True))
         for (expected, actual), of_pair in zip(pairs, metrics, strict=True):
             compared = zip(of_pair, outputs[expected], outputs[actual], strict=True)
             for metric, reference, output in compared:

@@ -83,7 +83,7 @@ def diff_layers(
     if not layers:
         return []
     local, accumulated = _output_errors(model, compiled, layers, feeds, mask_input, track)
-    alone = SwitchedModel(model, compiled, layers).errors_alone(feeds[0], mask_input, track)
+    alone = SwitchedModel(model, compiled, layers, track).errors_alone(feeds[0], mask_input, track)
     seen: set[tuple[ir.Value | None, int]] = set()
     found = []
     for i, layer in enumerate(track(layers, "Comparing weights")):

@@ -125,6 +125,8 @@ class OutputMetrics:
             part = slice(i, i + step)
             self._add(expected[part], actual[part], None if mask is None else mask[part])
 
+    # Infinities, and squares beyond float64, give NaN, which misses every threshold.
+    @np.errstate(over="ignore", invalid="ignore")
     def _add(self, expected: NDArray[Any], actual: NDArray[Any], mask: NDArray[Any] | None) -> None:
         rows = len(expected)
         reference, other = (a.astype(np.float64).reshape(rows, -1) for a in (expected, actual))
@@ -139,8 +141,7 @@ class OutputMetrics:
         self._entries += counted.size
         self._absolute += float(counted.sum())
         self._single_numbers = reference.shape[1] == 1
-        with np.errstate(invalid="ignore"):
-            self._products += float((reference * other).sum())
+        self._products += float((reference * other).sum())
         self._other += float((other**2).sum())
         self._signal += float((reference**2).sum())
         self._noise += float((difference**2).sum())
@@ -179,6 +180,5 @@ def _cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float
     """Return the cosine of each pair of rows; 1 for two zero rows, 0 for one."""
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     both_zero = ~a.any(axis=1) & ~b.any(axis=1)
-    with np.errstate(invalid="ignore"):  # infinities give NaN, which misses every threshold
-        cosines = (a * b).sum(axis=1) / np.where(norms == 0, 1.0, norms)
+    cosines = (a * b).sum(axis=1) / np.where(norms == 0, 1.0, norms)
     return np.where(both_zero, 1.0, cosines)

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from fqonnx.frames import Frame, FrameSpec, frame_from_spec
-from fqonnx.packing import (
-    TILE_ROWS,
-    packed_bytes,
-    tile_bytes,
-    unpack_codes,
-    unpack_signs,
-    unpack_tiles,
-)
+from fqonnx.frames import Frame, FrameSpec
+from fqonnx.packing import TILE_ROWS, packed_bytes, tile_bytes
 from fqonnx.passes.compiled_layers import CompiledLayer
 from fqonnx.quant import LevelTable, UniformAlphabet
+from fqonnx.quant.packed_weight import unpacked, unpacked_frame
 from fqonnx.quant.quantized_weight import synthesis
-from fqonnx.quant.trellis import level_indices
-from fqonnx.quant.trellis_rounding import coeffs_of, streams_of
-
-_Packed = Mapping[str, NDArray[Any]]
 
 _BINS = 32  # or more, of a histogram
 _BINS_A_STEP = 4
@@ -91,42 +78,26 @@ def stored_weight(layer: CompiledLayer) -> StoredWeight:
     """Unpack a layer's part of its node's inputs."""
     spec, rows = layer.spec, layer.rows
     packed = {name: tensor.numpy() for name, tensor in layer.packed().items()}
-    frames = []
-    for side, frame in (("in", spec.frame_in), ("out", spec.frame_out)):
-        if spec.splits and side == "out":  # the identity of this layer's outputs alone
-            frame = FrameSpec("identity", rows.stop - rows.start, rows.stop - rows.start)
-        signs = packed.get(f"signs_{side}")
-        unpacked = None if signs is None else torch.from_numpy(unpack_signs(signs, frame.dim))
-        frames.append(frame_from_spec(frame, unpacked))
-    unpack = _trellis if spec.codebook == "trellis" else _scalar
-    return StoredWeight(frames[0], frames[1], *unpack(layer, packed))
-
-
-def _scalar(layer: CompiledLayer, packed: _Packed) -> tuple[UniformAlphabet, Tensor]:
-    spec, rows = layer.spec, layer.rows
-    codes = unpack_codes(packed["codes"][rows], spec.bits, spec.frame_in.num_vectors)
-    zero_points = packed.get("zero_points")
-    alphabet = UniformAlphabet(
+    frame_out = spec.frame_out
+    if spec.splits:  # the identity of this layer's outputs alone
+        frame_out = FrameSpec("identity", rows.stop - rows.start, rows.stop - rows.start)
+    of_codes = rows
+    if spec.codebook == "trellis":
+        of_codes = slice(rows.start // TILE_ROWS, -(-rows.stop // TILE_ROWS))
+    parts = {"codes": of_codes, "scales": rows, "zero_points": rows}
+    alphabet, indices = unpacked(
+        {name: array[parts[name]] if name in parts else array for name, array in packed.items()},
         spec.bits,
-        _step(packed, rows),
-        None if zero_points is None else torch.tensor(zero_points[rows], dtype=torch.float32).T,
-        group_size=spec.group_size,
+        spec.frame_in.num_vectors,
+        spec.group_size,
+        spec.multiplier,
     )
-    return alphabet, torch.from_numpy(codes.T.copy())
-
-
-def _trellis(layer: CompiledLayer, packed: _Packed) -> tuple[LevelTable, Tensor]:
-    spec, rows = layer.spec, layer.rows
-    strips = slice(rows.start // TILE_ROWS, -(-rows.stop // TILE_ROWS))
-    codes = torch.from_numpy(unpack_tiles(packed["codes"][strips], spec.bits)).T
-    indices = level_indices(streams_of(codes).numpy(), spec.bits, spec.multiplier)
-    table = LevelTable(torch.from_numpy(packed["levels"].copy()), _step(packed, rows))
-    placed = coeffs_of(torch.from_numpy(indices), codes.shape)
-    return table, placed[: spec.frame_in.num_vectors, : rows.stop - rows.start]
-
-
-def _step(packed: _Packed, rows: slice) -> Tensor:
-    return torch.tensor(packed["scales"][rows], dtype=torch.float32).T
+    return StoredWeight(
+        unpacked_frame(spec.frame_in, packed.get("signs_in")),
+        unpacked_frame(frame_out, packed.get("signs_out")),
+        alphabet,
+        indices,
+    )
 
 
 def stored_bytes(layer: CompiledLayer) -> int:

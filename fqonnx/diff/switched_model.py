@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from fqonnx.diff.compare import squared_error
 from fqonnx.passes import AddSwitchesPass, CompiledLayer
 from fqonnx.passes.add_switches import SWITCHES
 from fqonnx.progress import Track, silent
-from fqonnx.session import Feed, Session
+from fqonnx.segments import open_model
+from fqonnx.session import Feed
 
 
 class SwitchedModel:
@@ -24,6 +25,7 @@ class SwitchedModel:
         model: The float model, normalized as for compiling.
         compiled: The compiled model.
         layers: Its layers.
+        track: Progress, where it runs in segments.
 
     Attributes:
         num_layers: How many there are.
@@ -31,17 +33,25 @@ class SwitchedModel:
     """
 
     def __init__(
-        self, model: ir.Model, compiled: ir.Model, layers: Sequence[CompiledLayer]
+        self,
+        model: ir.Model,
+        compiled: ir.Model,
+        layers: Sequence[CompiledLayer],
+        track: Track = silent,
     ) -> None:
         switched = model.clone()
         AddSwitchesPass(compiled, [layer.source for layer in layers])(switched)
-        self._session = Session(switched, "the float model with compiled layers")
+        self._model = open_model(switched, "the float model with compiled layers", track=track)
         self.num_layers = len(layers)
-        self.output_names = self._session.numeric_outputs
+        self.output_names = self._model.numeric_outputs
 
-    def run(self, feed: Feed, compiled: NDArray[np.bool_]) -> list[NDArray[Any]]:
-        """Return the numeric outputs; ``compiled`` (layers,) tells which layers are."""
-        return self._session.run({**feed, SWITCHES: compiled}, self.output_names)
+    def run_all(
+        self, feeds: Sequence[Feed], compiled: Sequence[NDArray[np.bool_]]
+    ) -> Iterator[list[NDArray[Any]]]:
+        """Yield the numeric outputs for each feed and its ``compiled`` layers (layers,)."""
+        pairs = zip(feeds, compiled, strict=True)
+        switched = [{**feed, SWITCHES: switches} for feed, switches in pairs]
+        return self._model.run_all(switched, self.output_names)
 
     def errors_alone(
         self, feed: Feed, mask_input: str | None = None, track: Track = silent
@@ -53,9 +63,11 @@ class SwitchedModel:
         """
         mask = None if mask_input is None else feed[mask_input]
         only = np.eye(self.num_layers, dtype=np.bool_)
-        reference = self.run(feed, np.zeros(self.num_layers, np.bool_))
+        switches = [np.zeros(self.num_layers, np.bool_), *only]
+        outputs = self.run_all([feed] * len(switches), switches)
+        reference = next(outputs)
+        shown = track(list(only), "Comparing layers one by one")
         squares = [
-            squared_error(reference, self.run(feed, row), mask)
-            for row in track(list(only), "Comparing layers one by one")
+            squared_error(reference, found, mask) for found, _ in zip(outputs, shown, strict=True)
         ]
         return [math.inf if math.isnan(square) else math.sqrt(square) for square in squares]

@@ -33,6 +33,11 @@ class FrameSpec:
     num_vectors: int
     subspaces: tuple[int, int, int] | None = None
 
+    @property
+    def redundancy(self) -> float:
+        """num_vectors / dim, at least 1."""
+        return self.num_vectors / self.dim
+
 
 @dataclass(frozen=True, eq=False)
 class Frame(ABC):

@@ -8,18 +8,22 @@ from fqonnx.quant.alphabet import (
     two_sigma_alphabet,
 )
 from fqonnx.quant.moments import Moments
-from fqonnx.quant.quantized_weight import QuantizedWeight
-from fqonnx.quant.rounding import coordinate_descent, damped, hessian_error, ldlq
+from fqonnx.quant.packed_weight import PackedArray, PackedWeight
+from fqonnx.quant.quantized_weight import QuantizedWeight, SquaredErrors
+from fqonnx.quant.rounding import coordinate_descent, damped, hessian_error, ldlq, ldlq_feedback
 from fqonnx.quant.sigma_delta import Guarantee, sigma_delta, spectral_bounds, variation_bounds
 from fqonnx.quant.trellis import TrellisCode, trellis_code
 from fqonnx.quant.trellis_rounding import LevelTable
-from fqonnx.quant.weight import quantize_weight
+from fqonnx.quant.weight import output_slices, quantize_weight, working_bytes
 
 __all__ = [
     "Guarantee",
     "LevelTable",
     "Moments",
+    "PackedArray",
+    "PackedWeight",
     "QuantizedWeight",
+    "SquaredErrors",
     "TrellisCode",
     "UniformAlphabet",
     "coordinate_descent",
@@ -27,7 +31,9 @@ __all__ = [
     "gaussian_alphabet",
     "hessian_error",
     "ldlq",
+    "ldlq_feedback",
     "min_max_alphabet",
+    "output_slices",
     "quantize_weight",
     "range_alphabet",
     "sigma_delta",
@@ -35,4 +41,5 @@ __all__ = [
     "trellis_code",
     "two_sigma_alphabet",
     "variation_bounds",
+    "working_bytes",
 ]

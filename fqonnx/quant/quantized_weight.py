@@ -2,16 +2,70 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
-from fqonnx.frames import Frame, SignedFrame
-from fqonnx.packing import LEVELS, packed_bytes, tile_bytes
+from fqonnx.frames import Frame, IdentityFrame
 from fqonnx.quant.alphabet import UniformAlphabet
 from fqonnx.quant.sigma_delta import Guarantee
 from fqonnx.quant.trellis import TrellisCode
 from fqonnx.quant.trellis_rounding import TrellisAlphabet
+
+
+@dataclass(frozen=True)
+class SquaredErrors:
+    """Errors of a weight as sums of squares: those of its columns add up.
+
+    Attributes:
+        weight_error: ‖W − Ŵ‖² (Frobenius).
+        weight: ‖W‖².
+        proxy_loss: tr((W − Ŵ)ᵀH(W − Ŵ)), the mean squared output error of a row, before the bias
+            is shifted; None without data, as the others below.
+        output_error: The same with the bias shifted.
+        output: tr(WᵀHW).
+    """
+
+    weight_error: float
+    weight: float
+    proxy_loss: float | None = None
+    output_error: float | None = None
+    output: float | None = None
+
+    @property
+    def weight_rel_error(self) -> float:
+        """‖W − Ŵ‖/‖W‖."""
+        return _ratio(self.weight_error, self.weight)
+
+    @property
+    def output_rel_error(self) -> float | None:
+        """The same of the outputs over the calibration rows; None without data."""
+        if self.output_error is None or self.output is None:
+            return None
+        return _ratio(self.output_error, self.output)
+
+    @classmethod
+    def total(cls, parts: Sequence[SquaredErrors]) -> SquaredErrors:
+        """Return the errors of the weight whose columns the parts are of."""
+        return cls(
+            sum(part.weight_error for part in parts),
+            sum(part.weight for part in parts),
+            _sum(part.proxy_loss for part in parts),
+            _sum(part.output_error for part in parts),
+            _sum(part.output for part in parts),
+        )
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return sum(present) if present else None
+
+
+def _ratio(noise: float, signal: float) -> float:
+    return math.sqrt(max(noise, 0.0) / signal) if signal > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -30,10 +84,7 @@ class QuantizedWeight:
         group_size: Codes a scale; None where each row has one.
         bias_shift: (dim_out,) to add to the layer's bias so that the mean output stays what it
             was; None where none was asked for.
-        weight_rel_error: ‖W − Ŵ‖/‖W‖ (Frobenius).
-        output_rel_error: The same of the outputs over the calibration rows; None without data.
-        proxy_loss: tr((W − Ŵ)ᵀH(W − Ŵ)), the mean squared output error of a row, before the bias
-            is shifted; None without data.
+        errors: How far it is off.
         guarantee: What Sigma-Delta promises of the error; None for other feedback.
         trellis: The code that ``codes`` are of; None where a code is a level.
     """
@@ -46,31 +97,9 @@ class QuantizedWeight:
     zero_points: Tensor | None
     group_size: int | None
     bias_shift: Tensor | None
-    weight_rel_error: float
-    output_rel_error: float | None
-    proxy_loss: float | None
+    errors: SquaredErrors
     guarantee: Guarantee | None = None
     trellis: TrellisCode | None = None
-
-    @property
-    def num_codes(self) -> int:
-        """Coefficients, padding not counted."""
-        return self.frame_in.num_vectors * self.frame_out.num_vectors
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of codes, levels, scales, zero points and signs."""
-        rows, num_vectors = self.codes.shape
-        frames = (self.frame_in, self.frame_out)
-        codes = packed_bytes(rows, num_vectors, self.bits)
-        if self.trellis is not None:
-            codes = tile_bytes(rows, num_vectors, self.bits) + LEVELS
-        return (
-            codes
-            + self.scales.nbytes
-            + (0 if self.zero_points is None else self.zero_points.nbytes)
-            + sum(-(-frame.dim // 8) for frame in frames if isinstance(frame, SignedFrame))
-        )
 
     def coeffs(self) -> Tensor:
         """Return Ĉ (frame_in.num_vectors, frame_out.num_vectors), float32."""
@@ -86,6 +115,29 @@ class QuantizedWeight:
     def dequantize(self) -> Tensor:
         """Return Ŵ (dim_in, dim_out), float32."""
         return synthesis(self.frame_in, self.frame_out, self.coeffs())
+
+    @classmethod
+    def beside(cls, parts: Sequence[QuantizedWeight]) -> QuantizedWeight:
+        """Return the weight whose slices of output channels the parts are.
+
+        They have no frame on the output axis, and all but the last are whole tiles wide.
+        """
+        dim_out = sum(part.frame_out.dim for part in parts)
+        return replace(
+            parts[0],
+            frame_out=IdentityFrame(dim_out),
+            codes=torch.cat([part.codes for part in parts]),
+            scales=torch.cat([part.scales for part in parts]),
+            zero_points=_together([part.zero_points for part in parts]),
+            bias_shift=_together([part.bias_shift for part in parts]),
+            errors=SquaredErrors.total([part.errors for part in parts]),
+            guarantee=Guarantee.of_all([part.guarantee for part in parts if part.guarantee]),
+        )
+
+
+def _together(parts: Sequence[Tensor | None]) -> Tensor | None:
+    present = [part for part in parts if part is not None]
+    return torch.cat(present) if present else None
 
 
 def synthesis(frame_in: Frame, frame_out: Frame, coeffs: Tensor) -> Tensor:

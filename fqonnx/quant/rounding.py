@@ -20,9 +20,9 @@ def damped(hessian: Tensor, damping: float) -> Tensor:
     level = hessian.diagonal().mean()
     if level <= 0:
         return torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
-    return hessian + torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device) * (
-        damping * level
-    )
+    result = hessian.clone()
+    result.diagonal().add_(damping * level)
+    return result
 
 
 def hessian_error(error: Tensor, hessian: Tensor) -> Tensor:
@@ -30,7 +30,26 @@ def hessian_error(error: Tensor, hessian: Tensor) -> Tensor:
     return (error * (hessian.to(error.dtype) @ error)).sum(0)
 
 
-def ldlq(coeffs: Tensor, hessian: Tensor, alphabet: UniformAlphabet) -> Tensor:
+def upper_factor(hessian: Tensor) -> Tensor:
+    """Return M, upper triangular, with H = MMᵀ."""
+    factor: Tensor = torch.linalg.cholesky(hessian.flip(0, 1))
+    return factor.flip(0, 1)
+
+
+def ldlq_feedback(hessian: Tensor) -> Tensor:
+    """Return M_jk/M_kk of H = MMᵀ, M upper triangular: what `ldlq` feeds back of row j to row k.
+
+    Args:
+        hessian: H, float64, positive definite.
+
+    Returns:
+        (num_vectors, num_vectors), float32.
+    """
+    upper = upper_factor(hessian)
+    return upper.div_(upper.diagonal().clone()).float()
+
+
+def ldlq(coeffs: Tensor, feedback: Tensor, alphabet: UniformAlphabet) -> Tensor:
     """Round row after row, adding to each row the error of earlier rows that it can cancel.
 
     This is LDLQ (QuIP, arXiv 2307.13304, equation 2), the same recursion as GPTQ's
@@ -40,11 +59,9 @@ def ldlq(coeffs: Tensor, hessian: Tensor, alphabet: UniformAlphabet) -> Tensor:
 
     Args:
         coeffs: C, float32.
-        hessian: H, float64, positive definite.
+        feedback: See `ldlq_feedback`.
         alphabet: The levels, float32.
     """
-    upper = torch.linalg.cholesky(hessian.flip(0, 1)).flip(0, 1)
-    feedback = (upper / upper.diagonal()).to(coeffs.dtype)
     error = torch.zeros_like(coeffs)  # c − ĉ of the rows that are done
     for start in range(0, len(coeffs), _BLOCK):
         stop = min(start + _BLOCK, len(coeffs))

@@ -8,6 +8,7 @@ the result can be from the weight follows from the frame and the step alone.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +52,17 @@ class Guarantee:
         published = variation_bounds(frame, step, states, order)
         least = torch.minimum(published, spectral_bounds(frame, step, states, order))
         return cls(largest, float(least.norm()), float(published.norm()))
+
+    @classmethod
+    def of_all(cls, parts: Sequence[Guarantee]) -> Guarantee | None:
+        """Return what is known of the weight whose columns the parts are of; None of no parts."""
+        if not parts:
+            return None
+        return cls(
+            max(part.largest_state for part in parts),
+            math.hypot(*(part.error_bound for part in parts)),
+            math.hypot(*(part.variation_bound for part in parts)),
+        )
 
 
 def sigma_delta(coeffs: Tensor, alphabet: UniformAlphabet, order: int = 1) -> tuple[Tensor, Tensor]:

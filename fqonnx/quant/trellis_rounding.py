@@ -8,7 +8,6 @@ states of coefficients beside it.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from fqonnx.packing import TILE, TILE_COLUMNS, TILE_ROWS
 from fqonnx.quant.alphabet import stored
+from fqonnx.quant.rounding import upper_factor
 from fqonnx.quant.trellis import TrellisCode
 
 _BLOCK = 64  # rows handled tile by tile before their effect on the rest is applied as one product
@@ -96,7 +96,7 @@ def gaussian_trellis(coeffs: Tensor, code: TrellisCode, multiplier: float = 1.0)
     return TrellisAlphabet(code, stored(step, deviation))
 
 
-def trellis_ldlq(coeffs: Tensor, hessian: Tensor | None, alphabet: TrellisAlphabet) -> Tensor:
+def trellis_ldlq(coeffs: Tensor, feedback: Tensor | None, alphabet: TrellisAlphabet) -> Tensor:
     """Encode row of tiles after row of tiles, adding to each what it can cancel of earlier errors.
 
     This is `fqonnx.quant.ldlq` with blocks of rows in the place of single ones: with H = MMᵀ, M
@@ -105,35 +105,14 @@ def trellis_ldlq(coeffs: Tensor, hessian: Tensor | None, alphabet: TrellisAlphab
 
     Args:
         coeffs: C (num_vectors, dim_out), float32.
-        hessian: H, float64, positive definite; None for no feedback.
+        feedback: See `tile_feedback`; None for no feedback.
         alphabet: The code and its steps.
 
     Returns:
         Codes (num_vectors, dim_out), both padded to whole tiles, uint8.
     """
-    if hessian is None:
+    if feedback is None:
         return alphabet.codes(coeffs)
-    threads, dim_out = torch.get_num_threads(), coeffs.shape[1]
-    width = -(-dim_out // (TILE_ROWS * threads)) * TILE_ROWS
-
-    def strips(first: int) -> Tensor:
-        part = slice(first, first + width)
-        own = replace(alphabet, step=alphabet.step[:, part])
-        return _strips_ldlq(coeffs[:, part], feedback, own)
-
-    # Strips know nothing of one another. Threads of OpenMP would keep spinning, after each small
-    # product, where the search wants to run.
-    torch.set_num_threads(1)
-    try:
-        feedback = _feedback(hessian).to(coeffs.dtype)
-        with ThreadPoolExecutor(threads, "fqonnx") as pool:
-            return torch.cat(list(pool.map(strips, range(0, dim_out, width))), 1)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _strips_ldlq(coeffs: Tensor, feedback: Tensor, alphabet: TrellisAlphabet) -> Tensor:
-    """Return the codes of some whole strips of 64 columns."""
     error = torch.zeros_like(coeffs)  # c − ĉ of the rows that are done
     codes = []
     for start in range(0, len(coeffs), _BLOCK):
@@ -178,14 +157,20 @@ def coeffs_of(streams: Tensor, shape: torch.Size) -> Tensor:
     return tiles.permute(1, 3, 0, 2).reshape(rows, columns)
 
 
-def _feedback(hessian: Tensor) -> Tensor:
-    """Return M_jb·M_bb^{−1} for all blocks, unit upper triangular by blocks."""
-    upper: Tensor = torch.linalg.cholesky(hessian.flip(0, 1)).flip(0, 1)
-    size, more = len(upper), -len(upper) % TILE_COLUMNS
-    padded = torch.nn.functional.pad(upper, (0, more, 0, more))
+def tile_feedback(hessian: Tensor) -> Tensor:
+    """Return F_jb = M_jb·M_bb^{−1} of all blocks of H = MMᵀ: see `trellis_ldlq`.
+
+    Args:
+        hessian: H (num_vectors, num_vectors), float64, positive definite.
+
+    Returns:
+        Unit upper triangular by blocks, (num_vectors, num_vectors), float32.
+    """
+    size, more = len(hessian), -len(hessian) % TILE_COLUMNS
+    padded = torch.nn.functional.pad(upper_factor(hessian), (0, more, 0, more))
     padded.diagonal()[size:] = 1.0
     columns = padded.reshape(size + more, -1, TILE_COLUMNS).transpose(0, 1)
     own = columns.reshape(len(columns), len(columns), TILE_COLUMNS, TILE_COLUMNS)
     own = own.diagonal().permute(2, 0, 1)
     solved: Tensor = torch.linalg.solve_triangular(own, columns, upper=True, left=False)
-    return solved.transpose(0, 1).reshape(padded.shape)[:size, :size].contiguous()
+    return solved.transpose(0, 1).reshape(padded.shape)[:size, :size].float()

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import fcntl
 import io
 import json
 import math
-import os
 import shutil
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fqonnx.config import CompileConfig
 from fqonnx.errors import ConfigError, DataError
-from fqonnx.model_file import write_whole
+from fqonnx.files import write_whole
 from fqonnx.report import to_json
 from fqonnx.sweep.points import SweepPoint, SweepRow
 
-_NEW_FOLDER = "Choose another folder with -o"
+NEW_FOLDER = "Choose another folder with -o"
 _COLUMNS: dict[str, Any] = typing.get_type_hints(SweepRow)
 
 
@@ -68,13 +66,13 @@ class SweepFolder:
             ConfigError: The folder cannot be written.
         """
         if not self.rows:
-            write_whole(self.json, to_json(self.identity).encode(), _NEW_FOLDER)
+            write_whole(self.json, to_json(self.identity).encode(), NEW_FOLDER)
         rows = [*self.rows, *rows]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(_COLUMNS)
         writer.writerows(dataclasses.astuple(row) for row in rows)
-        write_whole(self.csv, text.getvalue().encode(), _NEW_FOLDER)
+        write_whole(self.csv, text.getvalue().encode(), NEW_FOLDER)
         self.rows = rows
 
     def _check_identity(self) -> None:
@@ -84,9 +82,9 @@ class SweepFolder:
                 raise ValueError("expected an object")
         except FileNotFoundError as error:
             missing = f"there is no {self.json.name} beside it, so it may be about another model"
-            raise ConfigError(str(self.csv), missing, _NEW_FOLDER) from error
+            raise ConfigError(str(self.csv), missing, NEW_FOLDER) from error
         except (OSError, ValueError) as error:
-            raise DataError(str(self.json), f"not readable: {error}", _NEW_FOLDER) from error
+            raise DataError(str(self.json), f"not readable: {error}", NEW_FOLDER) from error
         expected = json.loads(to_json(self.identity))
         differing = [
             f"{key} {_brief(found.get(key))} there, {_brief(expected.get(key))} here"
@@ -98,37 +96,13 @@ class SweepFolder:
                 str(self.path),
                 f"it holds another sweep ({'; '.join(differing)}), whose points would be mixed "
                 "with these",
-                _NEW_FOLDER,
+                NEW_FOLDER,
             )
 
 
 def _brief(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:12]}…"  # a digest
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Make the folder, and keep other sweeps out of it; what was made and is empty goes again."""
-    created = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    try:
-        with suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                hint = f"Wait for its end. {_NEW_FOLDER}, to run both"
-                raise ConfigError(str(folder), "another sweep is writing it", hint) from error
-        yield
-    finally:
-        os.close(descriptor)
-        with suppress(OSError):  # a point is in it
-            for path in created:
-                path.rmdir()
 
 
 @contextmanager
@@ -170,7 +144,7 @@ def read_rows(path: Path) -> list[SweepRow]:
     except (OSError, ValueError, csv.Error, ConfigError) as error:
         if isinstance(error, UnicodeDecodeError):
             line = error.object.count(b"\n", 0, error.start) + 1
-        hint = f"{_NEW_FOLDER}, or remove the lines of that point, which is then compiled again"
+        hint = f"{NEW_FOLDER}, or remove the lines of that point, which is then compiled again"
         raise DataError(f"{path}, line {line}", str(error), hint) from error
     return list(rows.values())
 
@@ -187,4 +161,4 @@ def _parse(fields: Sequence[str]) -> SweepRow:
 
 
 def _unwritable(path: Path, error: OSError) -> ConfigError:
-    return ConfigError(str(path), f"cannot be written: {error}", _NEW_FOLDER)
+    return ConfigError(str(path), f"cannot be written: {error}", NEW_FOLDER)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from fqonnx.calibrate.sample_files import data_files
 from fqonnx.config import CompileConfig
 from fqonnx.errors import DataError, ModelError
+from fqonnx.files import digest_of
 from fqonnx.report import collect_versions
 from fqonnx.sweep.points import SweepPoint
 
@@ -33,24 +33,16 @@ def sweep_identity(
     if calibration not in ("synthetic", "none"):
         path = Path(calibration)
         try:
-            data = _digest(data_files(path))
+            data = digest_of(data_files(path))
         except FileNotFoundError as error:
             raise DataError(calibration, "no such file", "Check the path") from error
         except OSError as error:
             raise DataError(calibration, f"not readable: {error}", "Check the path") from error
     try:
-        model = _digest(files)
+        model = digest_of(files)
     except OSError as error:
         raise ModelError(str(files[0]), f"not readable: {error}", "Check the path") from error
     options = dataclasses.asdict(config)
     for field in dataclasses.fields(SweepPoint):
         del options[field.name]
     return {"model": model, "calibration": data, **options, **collect_versions()}
-
-
-def _digest(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from fqonnx.config import CompileConfig
 from fqonnx.errors import ModelError
+from fqonnx.files import held
 from fqonnx.report import CompileReport
-from fqonnx.sweep.folder import SweepFolder, held, work_folder
+from fqonnx.sweep.folder import NEW_FOLDER, SweepFolder, work_folder
 from fqonnx.sweep.points import SweepPoint, SweepRow
 
 
@@ -33,7 +34,7 @@ def run_sweep(
         FqonnxError: A point failed; those before it are stored.
     """
     warnings: dict[str, None] = {}
-    with held(folder.path):
+    with held(folder.path, "another sweep is writing it", NEW_FOLDER):
         folder.load()  # another sweep may have added points until now
         missing = [point for point in plan if point not in folder.points]
         for number, point in enumerate(missing, start=len(plan) - len(missing) + 1):

@@ -1,5 +1,6 @@
 // What ONNX Runtime finds in this library: the operators of the domain fqonnx.
 
+#include <string>
 #include <type_traits>
 
 #include "custom_op.h"
@@ -82,3 +83,16 @@ FQONNX_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const Ort
 
 // The instruction set that the kernels use here, for `fqonnx doctor`.
 FQONNX_EXPORT const char* fqonnx_instruction_set() { return fqonnx::kernels().name; }
+
+#ifndef FQONNX_CUDA_ARCHITECTURES  // nor has the emulator any
+#define FQONNX_CUDA_ARCHITECTURES ""
+#define FQONNX_CUDA_TOOLKIT ""
+#endif
+
+// What the library asks of a machine, a line each, for those who deploy it.
+FQONNX_EXPORT const char* fqonnx_requirements() {
+  static const std::string said = "ort_api=" + std::to_string(fqonnx::kApiVersion) +
+                                  "\ncuda_architectures=" FQONNX_CUDA_ARCHITECTURES
+                                  "\ncuda_toolkit=" FQONNX_CUDA_TOOLKIT;
+  return said.c_str();
+}

@@ -14,8 +14,8 @@ from fqonnx.errors import DataError, ModelError
 from fqonnx.model_file import load_model
 from fqonnx.passes import LayerInput
 from fqonnx.passes.convolution import Convolution
-from fqonnx.progress import silent
 from fqonnx.quant import Moments
+from fqonnx.segments import Relay
 from support import conv_model, model_from_text
 
 HEADER = '<ir_version: 10, opset_import: ["": 20]>'
@@ -44,9 +44,12 @@ def collect(
     mask_input: str | None = "attention_mask",
     **options: Any,
 ) -> dict[str, Moments]:
-    arguments = {"device": "cpu", "track": silent, "where": "model.onnx"} | options
     inputs = [LayerInput(*value) for value in values]
-    found = collect_moments(model, inputs, data, mask_input=mask_input, **arguments)
+    with Relay(model, data.feeds, where="model.onnx", **options) as relay:
+        (segment,) = relay.segments
+        found = collect_moments(
+            relay, segment, inputs, mask_input=mask_input, is_real=data.is_real, device="cpu"
+        )
     return {value.name: moments for value, moments in found.items()}
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from fqonnx.calibrate import synthetic_samples
 from fqonnx.calibrate.synthetic import table_rows
+from fqonnx.errors import DataError
 from fqonnx.session import InputInfo, Session
 from support import model_from_text
 
@@ -227,3 +228,8 @@ def test_drawing_leaves_the_global_generator_alone() -> None:
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     synthetic_samples(embedding(), [info("x", np.float32, "n", 4)])
     assert np.array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+
+
+def test_input_that_would_fill_the_memory_is_refused() -> None:
+    with pytest.raises(DataError, match=r"'x': synthetic samples of its shape .* too much memory"):
+        only(any_model(), info("x", np.float32, 1 << 40, 4))

@@ -145,7 +145,7 @@ def test_doctor_says_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
         assert found.exit_code == 0
         assert str(library_path()) in found.output
         assert found.output.endswith("in a session: loads\n")
-    monkeypatch.setattr("fqonnx.cli.doctor.library_path", lambda: None)
+    monkeypatch.setattr("fqonnx.doctor.examine.library_path", lambda: None)
     missing = run("doctor")
     assert missing.exit_code == 0
     assert "native library: not built" in missing.output
@@ -158,7 +158,7 @@ def test_doctor_fails_on_a_library_that_does_not_load(
     broken.write_bytes(b"nothing")
     monkeypatch.setenv("FQONNX_LIBRARY", str(broken))
     failed = run("doctor")
-    assert failed.exit_code == 2
+    assert failed.exit_code == 1
     assert "does not load" in failed.output
 
 

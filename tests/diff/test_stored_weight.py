@@ -19,7 +19,7 @@ from fqonnx.passes import (
     SelectWeightsPass,
     compiled_layers,
 )
-from fqonnx.quant import QuantizedWeight, UniformAlphabet
+from fqonnx.quant import PackedWeight, QuantizedWeight, UniformAlphabet
 from fqonnx.reference import frame_dequant
 from layer_models import LAYERS, draw, layer_feed, layer_model
 from support import (
@@ -56,7 +56,7 @@ def compiled(*weights: QuantizedWeight, merged: bool = False) -> list[CompiledLa
         select(graph)
         layers.append(select.layers)
     pairs = zip(layers[0], weights, strict=True)
-    replacements = [Replacement((layer,), weight) for layer, weight in pairs]
+    replacements = [Replacement((layer,), PackedWeight.of(weight)) for layer, weight in pairs]
     QuantizeWeightsPass(replacements, contrib=True)(model)
     if merged:
         assert MergeFrameMatMulsPass()(model).modified
@@ -80,7 +80,7 @@ def test_weight_is_that_of_the_reference(name: str, bits: int) -> None:
     assert torch.equal(stored.alphabet.values(stored.indices), weight.coeffs())
     np.testing.assert_allclose(stored.dequantize(), reference(weight), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(stored.dequantize(), weight.dequantize(), rtol=1e-4, atol=1e-6)
-    assert stored_bytes(layer) == weight.stored_bytes
+    assert stored_bytes(layer) == PackedWeight.of(weight).stored_bytes
 
 
 @pytest.mark.parametrize("dim_in", [100, 256, 300])
@@ -89,7 +89,7 @@ def test_groups_with_zero_points(dim_in: int) -> None:
     (layer,) = compiled(weight)
     found = stored_weight(layer).dequantize()
     np.testing.assert_allclose(found, reference(weight), rtol=1e-5)
-    assert stored_bytes(layer) == weight.stored_bytes
+    assert stored_bytes(layer) == PackedWeight.of(weight).stored_bytes
 
 
 def test_each_layer_of_a_node_has_its_own() -> None:
@@ -99,7 +99,7 @@ def test_each_layer_of_a_node_has_its_own() -> None:
     for layer, weight in zip(layers, weights, strict=True):
         found = stored_weight(layer).dequantize()
         np.testing.assert_allclose(found, reference(weight), rtol=1e-4, atol=1e-6)
-        assert stored_bytes(layer) == weight.stored_bytes
+        assert stored_bytes(layer) == PackedWeight.of(weight).stored_bytes
 
 
 @pytest.mark.parametrize("name", LAYERS)

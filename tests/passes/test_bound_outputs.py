@@ -20,7 +20,7 @@ from fqonnx.passes import (
 )
 from fqonnx.passes.constants import made_from
 from fqonnx.passes.norms import Affine
-from fqonnx.quant import QuantizedWeight
+from fqonnx.quant import PackedWeight, QuantizedWeight
 from fqonnx.session import Session
 from support import model_from_text, random_weight
 
@@ -137,7 +137,7 @@ def test_error_of_a_network_is_within_its_bound(network: str, noise: float, batc
         source = original.graph.initializers[root.name]
         same = source.const_value.shape == layer.weight_shape
         source.const_value = ir.tensor(np.ascontiguousarray(shaped if same else shaped.T))
-        replacements.append(Replacement((layer,), quantized))
+        replacements.append(Replacement((layer,), PackedWeight.of(quantized)))
         known[layer.name] = norms_of(layer, quantized)
     assert len(known) == len([name for name in arrays if name.startswith("w")])
     rewrite = QuantizeWeightsPass(replacements, contrib=False)
@@ -167,7 +167,9 @@ def test_bound_of_one_layer_is_met() -> None:
     quantized = random_weight(HadamardFrame.create(32), 32)
     error = quantized.dequantize().double().numpy() - layer.matrix()
     norms = norms_of(layer, quantized)
-    rewrite = QuantizeWeightsPass([Replacement((layer,), quantized)], contrib=False)
+    rewrite = QuantizeWeightsPass(
+        [Replacement((layer,), PackedWeight.of(quantized))], contrib=False
+    )
     rewrite(model)
     result = BoundOutputsPass({rewrite.nodes["y"]: norms})
     result(model)
@@ -297,7 +299,9 @@ def test_bias_that_is_an_activation_has_no_bound() -> None:
     selected(model)
     (layer,) = selected.layers
     quantized = random_weight(HadamardFrame.create(32), 40)
-    rewrite = QuantizeWeightsPass([Replacement((layer,), quantized)], contrib=False)
+    rewrite = QuantizeWeightsPass(
+        [Replacement((layer,), PackedWeight.of(quantized))], contrib=False
+    )
     rewrite(model)
     result = BoundOutputsPass({rewrite.nodes["layer"]: LayerNorms(1.0, 1.0)})
     result(model)

@@ -12,6 +12,7 @@ from fqonnx.passes import (
     Replacement,
     SelectWeightsPass,
 )
+from fqonnx.quant import PackedWeight
 from fqonnx.runtime_ops import DOMAIN
 from fqonnx.session import Session
 from support import fusion_frame, model_from_text, random_weight
@@ -41,7 +42,9 @@ def compiled(
         weight = random_weight(frame, frame_out, 2 + i % 3, zero_points=bool(frames_out))
         again = SelectWeightsPass()
         again(model)
-        QuantizeWeightsPass([Replacement((again.layers[0],), weight)], contrib=contrib)(model)
+        QuantizeWeightsPass(
+            [Replacement((again.layers[0],), PackedWeight.of(weight))], contrib=contrib
+        )(model)
     return model
 
 
@@ -120,7 +123,7 @@ def test_layers_in_a_chain_compute_the_same_bits() -> None:
     selected = SelectWeightsPass()
     selected(model)
     weight = random_weight(HadamardFrame.create(DIM), DIM)
-    replacements = [Replacement((layer,), weight) for layer in selected.layers]
+    replacements = [Replacement((layer,), PackedWeight.of(weight)) for layer in selected.layers]
     QuantizeWeightsPass(replacements, contrib=True)(model)
     lower(model, x=draw(6, DIM))
     model.clone()

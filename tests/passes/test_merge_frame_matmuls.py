@@ -16,7 +16,7 @@ from fqonnx.passes import (
     SelectWeightsPass,
 )
 from fqonnx.passes.merge_frame_matmuls import merged_layers
-from fqonnx.quant import QuantizedWeight
+from fqonnx.quant import PackedWeight, QuantizedWeight
 from fqonnx.session import Session
 from support import model_from_text, random_weight
 
@@ -61,7 +61,7 @@ def compiled_from(model: ir.Model, **different: dict[str, Any]) -> ir.Model:
         options = dict(different.get(layer.name, {}))
         frame_out = options.pop("frame_out", layer.dim_out)
         weight = weight_for(layer.dim_in, frame_out, **options)
-        replacements.append(Replacement((layer,), weight))
+        replacements.append(Replacement((layer,), PackedWeight.of(weight)))
     QuantizeWeightsPass(replacements, contrib=True)(model)
     return model
 
@@ -177,7 +177,9 @@ def test_identity_frames_need_no_signs() -> None:
     selected(model)
     QuantizeWeightsPass(
         [
-            Replacement((layer,), random_weight(IdentityFrame(DIM), layer.dim_out, 4))
+            Replacement(
+                (layer,), PackedWeight.of(random_weight(IdentityFrame(DIM), layer.dim_out, 4))
+            )
             for layer in selected.layers
         ],
         contrib=True,
@@ -193,7 +195,8 @@ def test_node_has_at_most_64_outputs() -> None:
     selected = SelectWeightsPass()
     selected(model)
     replacements = [
-        Replacement((layer,), weight_for(DIM, layer.dim_out)) for layer in selected.layers
+        Replacement((layer,), PackedWeight.of(weight_for(DIM, layer.dim_out)))
+        for layer in selected.layers
     ]
     QuantizeWeightsPass(replacements, contrib=True)(model)
     merge(model)

@@ -19,7 +19,7 @@ from fqonnx.passes import (
     VerifyPass,
 )
 from fqonnx.passes.verify import graph_signature
-from fqonnx.quant import QuantizedWeight
+from fqonnx.quant import PackedWeight, QuantizedWeight
 from fqonnx.session import Session
 from support import conv_model, model_from_text, random_weight
 
@@ -103,7 +103,7 @@ def test_convolution_with_packed_weight(case: str, contrib: bool, bias: bool) ->
     shift = draw(40, seed=9) if bias else None
     quantized = random_weight(HadamardFrame.create(prod(shape[1:]), 1.2), 40, bias_shift=shift)
     layers = select(model)
-    quantize(model, Replacement((layers["layer"],), quantized), contrib=contrib)
+    quantize(model, Replacement((layers["layer"],), PackedWeight.of(quantized)), contrib=contrib)
     assert op_types(model) == nodes
     assert not {"w", "b"} & set(model.graph.initializers)
 
@@ -124,7 +124,7 @@ def test_convolution_with_packed_weight(case: str, contrib: bool, bias: bool) ->
 def test_pointwise_convolution_takes_any_size() -> None:
     model = conv_model(draw(40, 32, 1, 1), "H, W", "strides = [2, 2]")
     quantized = random_weight(IdentityFrame(32), 40)
-    quantize(model, Replacement((select(model)["layer"],), quantized))
+    quantize(model, Replacement((select(model)["layer"],), PackedWeight.of(quantized)))
     assert "FrameMatMul" in op_types(model)
     weight = dequantized(quantized, (40, 32))
     for height, width in ((5, 8), (2, 1)):
@@ -136,7 +136,7 @@ def test_pointwise_convolution_takes_any_size() -> None:
 def test_patches_of_unknown_size_are_dequantized() -> None:
     model = conv_model(draw(40, 3, 4, 4), "8, W", "strides = [4, 4]")
     quantized = random_weight(IdentityFrame(48), 40)
-    quantize(model, Replacement((select(model)["layer"],), quantized))
+    quantize(model, Replacement((select(model)["layer"],), PackedWeight.of(quantized)))
     assert op_types(model) == DEQUANT
 
 
@@ -147,7 +147,7 @@ def test_float16(case: str) -> None:
     half = np.float16
     model = conv_model(draw(*shape, dtype=half), dims, attributes, draw(40, dtype=half))
     quantized = random_weight(FusionFrame.create(prod(shape[1:])), 40, zero_points=True)
-    quantize(model, Replacement((select(model)["layer"],), quantized))
+    quantize(model, Replacement((select(model)["layer"],), PackedWeight.of(quantized)))
     assert op_types(model) == nodes
     weight = dequantized(quantized, shape).astype(half)
     wanted = conv_model(weight, dims, attributes, draw(40, dtype=half))
@@ -169,7 +169,7 @@ def shared(sizes: str) -> ir.Model:
 def test_shared_weight_is_read_in_one_way(sizes: str, packed: str) -> None:
     model = shared(sizes)
     quantized = random_weight(HadamardFrame.create(32), 32)
-    result = quantize(model, Replacement(tuple(select(model).values()), quantized))
+    result = quantize(model, Replacement(tuple(select(model).values()), PackedWeight.of(quantized)))
     ours = [node.op_type for node in model.graph if node.domain == "fqonnx"]
     assert ours == [packed] * (2 if packed == "FrameMatMul" else 1)
     assert result.stored_bytes == {"first": 32 * 32 * 2 // 8 + 32 * 2 + 4, "second": 0}
@@ -189,7 +189,7 @@ def test_bias_that_is_an_activation_is_read_as_it_is() -> None:
             w=draw(40, 32, 1, 1),
         )
         quantized = random_weight(HadamardFrame.create(32), 40)
-        quantize(model, Replacement((select(model)["layer"],), quantized))
+        quantize(model, Replacement((select(model)["layer"],), PackedWeight.of(quantized)))
         assert op_types(model) == nodes
         wanted = conv_model(dequantized(quantized, (40, 32, 1, 1)), "6, 6", text, draw(40))
         x = draw(2, 32, 6, 6)
@@ -209,7 +209,7 @@ def test_weight_that_a_subgraph_reads_too_stays() -> None:
     )
     model.graph[0].outputs[0].dtype = ir.DataType.FLOAT
     quantized = random_weight(HadamardFrame.create(96), 40)
-    quantize(model, Replacement((select(model)["layer"],), quantized))
+    quantize(model, Replacement((select(model)["layer"],), PackedWeight.of(quantized)))
     x = draw(2, 32, 6)
     for choice, weight in ((True, draw(40, 32, 3)), (False, dequantized(quantized, (40, 32, 3)))):
         wanted = run(conv_model(weight, "6"), x=x)[0]

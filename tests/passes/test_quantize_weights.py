@@ -13,7 +13,7 @@ from fqonnx.passes import (
     Replacement,
     SelectWeightsPass,
 )
-from fqonnx.quant import QuantizedWeight
+from fqonnx.quant import PackedWeight, QuantizedWeight
 from fqonnx.reference import frame_matmul
 from fqonnx.runtime_ops import DOMAIN
 from fqonnx.session import Session
@@ -122,7 +122,9 @@ def test_layer_computes_what_the_reference_says(
 ) -> None:
     model = linear(bias=bias)
     quantized = random_weight(FRAMES[frame], 40, bits)
-    quantize(model, [Replacement((select(model)["layer"],), quantized)], contrib=contrib)
+    quantize(
+        model, [Replacement((select(model)["layer"],), PackedWeight.of(quantized))], contrib=contrib
+    )
 
     (node,) = model.graph
     assert (node.domain, node.op_type, node.name) == (DOMAIN, "FrameMatMul", "layer")
@@ -140,12 +142,14 @@ def test_layer_of_a_trellis_computes_what_the_reference_says(
 ) -> None:
     model = linear()
     quantized = random_weight(FRAMES[frame], 40, bits, trellis=True)
-    done = quantize(model, [Replacement((select(model)["layer"],), quantized)], contrib=contrib)
+    done = quantize(
+        model, [Replacement((select(model)["layer"],), PackedWeight.of(quantized))], contrib=contrib
+    )
 
     (node,) = model.graph
     attributes = {name: node.attributes[name].value for name in ("codebook", "block_size")}
     assert attributes == {"codebook": "trellis", "block_size": 256}
-    assert done.stored_bytes == {"layer": quantized.stored_bytes}
+    assert done.stored_bytes == {"layer": PackedWeight.of(quantized).stored_bytes}
     x = draw(3, 7, 48, seed=11)
     (found,) = run(model, x=x)
     assert relative_error(found, reference(x, quantized, draw(40))) <= TOLERANCE[contrib]
@@ -156,7 +160,9 @@ def test_layer_of_a_trellis_computes_what_the_reference_says(
 @pytest.mark.parametrize("bias", [True, False])
 def test_layer_with_a_frame_on_both_sides(frames: str, contrib: bool, bias: bool) -> None:
     model, quantized = linear(bias=bias), BOTH_SIDES[frames]
-    quantize(model, [Replacement((select(model)["layer"],), quantized)], contrib=contrib)
+    quantize(
+        model, [Replacement((select(model)["layer"],), PackedWeight.of(quantized))], contrib=contrib
+    )
     x = draw(3, 7, 48, seed=11)
     (found,) = run(model, x=x)
     wanted = reference(x, quantized, draw(40) if bias else None)
@@ -168,7 +174,9 @@ def test_layer_with_a_frame_on_both_sides(frames: str, contrib: bool, bias: bool
 def test_layer_with_groups_and_zero_points(dim_in: int, contrib: bool) -> None:
     model = linear(dim_in)
     quantized = random_weight(IdentityFrame(dim_in), 40, zero_points=True, group_size=128)
-    quantize(model, [Replacement((select(model)["layer"],), quantized)], contrib=contrib)
+    quantize(
+        model, [Replacement((select(model)["layer"],), PackedWeight.of(quantized))], contrib=contrib
+    )
     assert model.graph[0].attributes["group_size"].as_int() == 128
     x = draw(3, 7, dim_in, seed=11)
     (found,) = run(model, x=x)
@@ -179,7 +187,9 @@ def test_layer_with_groups_and_zero_points(dim_in: int, contrib: bool) -> None:
 def test_float16_layer_computes_what_the_reference_says(contrib: bool) -> None:
     model = linear(dtype=np.float16)
     quantized = random_weight(FRAMES["redundant"], 40)
-    quantize(model, [Replacement((select(model)["layer"],), quantized)], contrib=contrib)
+    quantize(
+        model, [Replacement((select(model)["layer"],), PackedWeight.of(quantized))], contrib=contrib
+    )
     x = draw(3, 7, 48, dtype=np.float16)
     (found,) = run(model, x=x)
     assert found.dtype == np.float16
@@ -192,7 +202,9 @@ def test_float16_layer_computes_what_the_reference_says(contrib: bool) -> None:
 def test_oldest_and_newest_opset(opset: int, contrib: bool) -> None:
     model = linear(opset=opset, ir_version=7 if opset < 20 else 11)
     quantized = random_weight(FRAMES["redundant"], 40, bits=3)
-    quantize(model, [Replacement((select(model)["layer"],), quantized)], contrib=contrib)
+    quantize(
+        model, [Replacement((select(model)["layer"],), PackedWeight.of(quantized))], contrib=contrib
+    )
     assert model.graph.opset_imports[""] == opset
     x = draw(2, 3, 48)
     (found,) = run(model, x=x)
@@ -203,7 +215,11 @@ def test_function_uses_contrib_operators_only_where_allowed() -> None:
     for contrib in (True, False):
         model = linear()
         quantized = random_weight(FRAMES["hadamard"], 40)
-        quantize(model, [Replacement((select(model)["layer"],), quantized)], contrib=contrib)
+        quantize(
+            model,
+            [Replacement((select(model)["layer"],), PackedWeight.of(quantized))],
+            contrib=contrib,
+        )
         (function,) = model.functions.values()
         domains = {node.domain for node in function.graph}
         assert domains == ({"", "com.microsoft"} if contrib else {""})
@@ -215,7 +231,7 @@ def test_ir_version_rises_to_that_of_overloads_and_never_falls() -> None:
     for before, after in ((7, 10), (11, 11)):
         model = linear(ir_version=before, opset=17)
         quantized = random_weight(FRAMES["hadamard"], 40)
-        quantize(model, [Replacement((select(model)["layer"],), quantized)])
+        quantize(model, [Replacement((select(model)["layer"],), PackedWeight.of(quantized))])
         assert model.ir_version == after
 
 
@@ -229,7 +245,7 @@ def test_no_replacement_changes_nothing() -> None:
 def test_float_weight_goes_and_packed_one_comes() -> None:
     model = linear(48, 40)
     quantized = random_weight(FRAMES["redundant"], 40, bits=3)
-    quantize(model, [Replacement((select(model)["layer"],), quantized)])
+    quantize(model, [Replacement((select(model)["layer"],), PackedWeight.of(quantized))])
     found = {
         name: (value.const_value.dtype.name, tuple(value.const_value.shape))
         for name, value in model.graph.initializers.items()
@@ -245,7 +261,7 @@ def test_float_weight_goes_and_packed_one_comes() -> None:
 def test_both_sides_bring_zero_points_and_signs() -> None:
     model, quantized = linear(48, 40), BOTH_SIDES["fusion"]
     assert (quantized.frame_in.num_vectors, quantized.frame_out.num_vectors) == (54, 48)
-    quantize(model, [Replacement((select(model)["layer"],), quantized)])
+    quantize(model, [Replacement((select(model)["layer"],), PackedWeight.of(quantized))])
     found = {
         name: (value.const_value.dtype.name, tuple(value.const_value.shape))
         for name, value in model.graph.initializers.items()
@@ -276,7 +292,9 @@ def test_both_sides_bring_zero_points_and_signs() -> None:
 )
 def test_stored_bytes_count_all_that_is_packed(quantized: QuantizedWeight, stored: int) -> None:
     model = linear(bias=False)
-    result = quantize(model, [Replacement((select(model)["layer"],), quantized)], contrib=False)
+    result = quantize(
+        model, [Replacement((select(model)["layer"],), PackedWeight.of(quantized))], contrib=False
+    )
     assert result.stored_bytes == {"layer": stored}
     assert stored == sum(v.const_value.nbytes for v in model.graph.initializers.values())
 
@@ -285,7 +303,7 @@ def test_metadata_stays_with_the_layer() -> None:
     model = linear()
     model.graph[0].metadata_props["origin"] = "torch"
     quantized = random_weight(FRAMES["identity"], 40)
-    quantize(model, [Replacement((select(model)["layer"],), quantized)])
+    quantize(model, [Replacement((select(model)["layer"],), PackedWeight.of(quantized))])
     assert model.graph[0].metadata_props["origin"] == "torch"
 
 
@@ -298,7 +316,7 @@ def test_gemm_is_quantized_as_its_matmul() -> None:
         b=draw(40),
     )
     quantized = random_weight(FRAMES["hadamard"], 40)
-    quantize(model, [Replacement((select(model)["layer"],), quantized)])
+    quantize(model, [Replacement((select(model)["layer"],), PackedWeight.of(quantized))])
     x = draw(6, 48)
     (found,) = run(model, x=x)
     assert relative_error(found, reference(x, quantized, draw(40) / 2)) <= TOLERANCE[True]
@@ -311,7 +329,9 @@ def test_bias_shift_is_added() -> None:
     model = linear()
     shift = draw(40, seed=9)
     quantized = random_weight(FRAMES["hadamard"], 40, bias_shift=shift)
-    quantize(model, [Replacement((select(model)["layer"],), quantized)], contrib=False)
+    quantize(
+        model, [Replacement((select(model)["layer"],), PackedWeight.of(quantized))], contrib=False
+    )
     x = draw(2, 3, 48)
     (found,) = run(model, x=x)
     assert relative_error(found, reference(x, quantized, draw(40) + shift)) <= TOLERANCE[False]
@@ -330,7 +350,9 @@ def test_bias_shift_leaves_a_shared_bias_to_the_others() -> None:
     )
     shift = draw(48, seed=9)
     quantized = random_weight(FRAMES["hadamard"], 48, bias_shift=shift)
-    quantize(model, [Replacement((select(model)["first"],), quantized)], contrib=False)
+    quantize(
+        model, [Replacement((select(model)["first"],), PackedWeight.of(quantized))], contrib=False
+    )
     x = draw(6, 48)
     wanted = reference(x, quantized, draw(48) + shift) @ draw(48, 48, seed=8) + draw(48)
     (found,) = run(model, x=x)
@@ -340,7 +362,7 @@ def test_bias_shift_leaves_a_shared_bias_to_the_others() -> None:
 def test_bias_shift_keeps_the_type_of_a_float16_bias() -> None:
     model = linear(dtype=np.float16)
     quantized = random_weight(FRAMES["hadamard"], 40, bias_shift=draw(40, seed=9))
-    quantize(model, [Replacement((select(model)["layer"],), quantized)])
+    quantize(model, [Replacement((select(model)["layer"],), PackedWeight.of(quantized))])
     bias = model.graph[0].inputs[-1]
     assert bias is not None
     wanted = (draw(40, dtype=np.float16) + draw(40, seed=9)).astype(np.float16)
@@ -360,7 +382,11 @@ def test_layers_that_share_a_weight_share_its_packed_form() -> None:
     )
     model.graph[0].outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
     quantized = random_weight(FRAMES["hadamard"], 48)
-    result = quantize(model, [Replacement(tuple(select(model).values()), quantized)], contrib=False)
+    result = quantize(
+        model,
+        [Replacement(tuple(select(model).values()), PackedWeight.of(quantized))],
+        contrib=False,
+    )
     first, second = (node for node in model.graph if node.op_type == "FrameMatMul")
     assert first.inputs[1:4] == second.inputs[1:4]
     assert sorted(model.graph.initializers) == ["b", "w.codes", "w.scales", "w.signs_in"]
@@ -387,7 +413,8 @@ def test_layers_in_a_chain_are_replaced_one_after_the_other(bias: bool) -> None:
     layers = select(model)
     parts = [random_weight(FRAMES["hadamard"], 48), random_weight(FRAMES["hadamard"], 40, bits=3)]
     replacements = [
-        Replacement((layer,), part) for layer, part in zip(layers.values(), parts, strict=True)
+        Replacement((layer,), PackedWeight.of(part))
+        for layer, part in zip(layers.values(), parts, strict=True)
     ]
     quantize(model, replacements, contrib=False)
     x = draw(6, 48)
@@ -413,7 +440,11 @@ def test_equal_specs_share_a_function_and_different_ones_do_not() -> None:
         "b": random_weight(HadamardFrame.create(48, 1.0, seed=7), 48, seed=2),
         "c": random_weight(FRAMES["hadamard"], 48, bits=3, seed=3),
     }
-    quantize(model, [Replacement((layers[n],), part) for n, part in parts.items()], contrib=False)
+    quantize(
+        model,
+        [Replacement((layers[n],), PackedWeight.of(part)) for n, part in parts.items()],
+        contrib=False,
+    )
     overloads = [node.overload for node in model.graph]
     assert overloads[0] == overloads[1] != overloads[2]
     assert {key[2] for key in model.functions} == set(overloads)
@@ -430,7 +461,9 @@ def test_values_between_nodes_need_no_declared_type() -> None:
         w=draw(48, 40),
     )
     quantized = random_weight(FRAMES["hadamard"], 40)
-    quantize(model, [Replacement((select(model)["layer"],), quantized)], contrib=False)
+    quantize(
+        model, [Replacement((select(model)["layer"],), PackedWeight.of(quantized))], contrib=False
+    )
     x = draw(6, 48)
     (found,) = run(model, x=x)
     assert relative_error(found, np.maximum(reference(x, quantized), 0)) <= TOLERANCE[False]
@@ -444,7 +477,9 @@ def test_output_that_is_read_inside_the_graph_too() -> None:
         w=draw(48, 40),
     )
     quantized = random_weight(FRAMES["hadamard"], 40)
-    quantize(model, [Replacement((select(model)["layer"],), quantized)], contrib=False)
+    quantize(
+        model, [Replacement((select(model)["layer"],), PackedWeight.of(quantized))], contrib=False
+    )
     x = draw(6, 48)
     wanted = reference(x, quantized)
     for found, value in zip(run(model, x=x), (wanted, np.maximum(wanted, 0)), strict=True):
@@ -464,7 +499,9 @@ def test_float_weight_stays_for_a_subgraph() -> None:
     )
     model.graph[0].outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
     quantized = random_weight(FRAMES["hadamard"], 40)
-    quantize(model, [Replacement((select(model)["layer"],), quantized)], contrib=False)
+    quantize(
+        model, [Replacement((select(model)["layer"],), PackedWeight.of(quantized))], contrib=False
+    )
     assert "w" in model.graph.initializers
     x = draw(6, 48)
     for choice, wanted in ((True, x @ draw(48, 40)), (False, reference(x, quantized))):
@@ -480,7 +517,7 @@ def test_float_weight_stays_where_it_is_an_output() -> None:
         w=draw(48, 40),
     )
     quantized = random_weight(FRAMES["hadamard"], 40)
-    quantize(model, [Replacement((select(model)["layer"],), quantized)])
+    quantize(model, [Replacement((select(model)["layer"],), PackedWeight.of(quantized))])
     np.testing.assert_array_equal(run(model, x=draw(2, 48))[1], draw(48, 40))
 
 
@@ -493,7 +530,9 @@ def test_new_initializers_take_no_name_of_another_value() -> None:
     )
     model.graph.inputs[1].name = "w.codes"
     quantized = random_weight(FRAMES["hadamard"], 40)
-    quantize(model, [Replacement((select(model)["layer"],), quantized)], contrib=False)
+    quantize(
+        model, [Replacement((select(model)["layer"],), PackedWeight.of(quantized))], contrib=False
+    )
     x = draw(6, 48)
     (found,) = run(model, x=x, **{"w.codes": x})
     assert relative_error(found, reference(x + x, quantized)) <= TOLERANCE[False]

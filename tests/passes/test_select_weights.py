@@ -555,6 +555,12 @@ def test_convolutions_that_are_not_worth_it_are_kept() -> None:
     assert conv_kept(weight(16, 3, 3, 3)) == small
 
 
+@pytest.mark.parametrize("groups", [0, -1, 3, 64])
+def test_convolution_of_impossible_groups_is_kept(groups: int) -> None:
+    reason = f"its 32 channels are not {groups} groups"
+    assert conv_kept(weight(32, 32, 3), "9", f"group = {groups}") == reason
+
+
 def test_convolution_of_another_type_is_kept() -> None:
     reason = conv_kept(weight(32, 32, 3, dtype=np.float64), "9")
     assert reason == "the weight is DOUBLE, expected FLOAT or FLOAT16"

@@ -10,6 +10,7 @@ from fqonnx.errors import ModelError
 from fqonnx.frames import Frame, FusionFrame, HadamardFrame, HarmonicFrame, IdentityFrame
 from fqonnx.passes import QuantizeWeightsPass, Replacement, SelectWeightsPass, VerifyPass
 from fqonnx.passes.verify import Signature, graph_signature
+from fqonnx.quant import PackedWeight
 from support import conv_model, model_from_text, random_weight
 
 
@@ -31,7 +32,9 @@ def compiled(
     selected = SelectWeightsPass()
     selected(model)
     weight = random_weight(frame_in or HadamardFrame.create(48, 1.25), frame_out, 3, **arguments)
-    QuantizeWeightsPass([Replacement((selected.layers[0],), weight)], contrib=False)(model)
+    QuantizeWeightsPass(
+        [Replacement((selected.layers[0],), PackedWeight.of(weight))], contrib=False
+    )(model)
     return model, signature
 
 
@@ -242,7 +245,9 @@ def test_weight_of_a_convolution_is_checked(name: str, shape: tuple[int, ...]) -
     selected = SelectWeightsPass()
     selected(model)
     weight = random_weight(HadamardFrame.create(48, 1.25), 40, 3)
-    QuantizeWeightsPass([Replacement((selected.layers[0],), weight)], contrib=False)(model)
+    QuantizeWeightsPass(
+        [Replacement((selected.layers[0],), PackedWeight.of(weight))], contrib=False
+    )(model)
     assert model.graph[0].op_type == "FrameDequant"
     VerifyPass(signature)(model)
     assert_shape_is_found(model, signature, name, shape)

@@ -12,6 +12,7 @@ from fqonnx.quant import (
     gaussian_alphabet,
     hessian_error,
     ldlq,
+    ldlq_feedback,
     min_max_alphabet,
     two_sigma_alphabet,
 )
@@ -119,7 +120,7 @@ def test_ldlq_with_a_diagonal_hessian_is_round_to_nearest(size: int, bits: int, 
     coeffs = normal(size, 9)
     diagonal = torch.rand(size, generator=torch.Generator().manual_seed(3)).double() + 0.1
     alphabet = alphabet_of(kind, coeffs, bits)
-    result = ldlq(coeffs, torch.diag(diagonal), alphabet)
+    result = ldlq(coeffs, ldlq_feedback(torch.diag(diagonal)), alphabet)
     assert torch.allclose(result, alphabet.nearest(coeffs), atol=1e-6)
 
 
@@ -129,7 +130,7 @@ def test_ldlq_with_a_diagonal_hessian_is_round_to_nearest(size: int, bits: int, 
 def test_ldlq_is_gptq(size: int, bits: int, kind: str) -> None:
     coeffs, hessian = normal(size, 40, seed=size), correlated_hessian(size)
     alphabet = alphabet_of(kind, coeffs, bits)
-    result = ldlq(coeffs, hessian, alphabet)
+    result = ldlq(coeffs, ldlq_feedback(hessian), alphabet)
     expected = gptq_by_the_book(coeffs, hessian, alphabet)
     assert same_columns(result, expected, alphabet).sum() >= 38
     assert total(result - coeffs, hessian) == pytest.approx(
@@ -142,7 +143,7 @@ def test_ldlq_is_gptq(size: int, bits: int, kind: str) -> None:
 def test_ldlq_is_gptq_for_any_hessian(size: int, bits: int, kind: str, seed: int) -> None:
     coeffs, hessian = normal(size, 30, seed=seed), correlated_hessian(size, seed)
     alphabet = alphabet_of(kind, coeffs, bits)
-    result = ldlq(coeffs, hessian, alphabet)
+    result = ldlq(coeffs, ldlq_feedback(hessian), alphabet)
     expected = gptq_by_the_book(coeffs, hessian, alphabet)
     assert same_columns(result, expected, alphabet).sum() >= 28
 
@@ -151,7 +152,7 @@ def test_two_rows_by_hand() -> None:
     # With H = [[1, ½], [½, 1]] the second row is aimed at c₂ + ½·(c₁ − ĉ₁).
     hessian = torch.tensor([[1.0, 0.5], [0.5, 1.0]], dtype=torch.float64)
     coeffs = torch.tensor([[0.9, 0.9], [-0.1, -0.3]])
-    result = ldlq(coeffs, hessian, UniformAlphabet(2, torch.ones(1, 2)))
+    result = ldlq(coeffs, ldlq_feedback(hessian), UniformAlphabet(2, torch.ones(1, 2)))
     assert torch.allclose(result, torch.tensor([[0.5, 0.5], [0.5, -0.5]]))
 
 
@@ -161,7 +162,7 @@ def test_two_rows_by_hand() -> None:
 def test_ldlq_stays_on_the_alphabet(size: int, bits: int, kind: str) -> None:
     coeffs = normal(size, 8, seed=5)
     alphabet = alphabet_of(kind, coeffs, bits)
-    result = ldlq(coeffs, correlated_hessian(size), alphabet)
+    result = ldlq(coeffs, ldlq_feedback(correlated_hessian(size)), alphabet)
     assert result.dtype == torch.float32
     assert on_alphabet(result, alphabet)
 
@@ -174,7 +175,7 @@ def test_ldlq_is_better_than_nearest_where_rows_are_correlated(
 ) -> None:
     coeffs, hessian = normal(size, 64, seed=2), correlated_hessian(size)
     alphabet = alphabet_of(kind, coeffs, bits)
-    feedback = total(ldlq(coeffs, hessian, alphabet) - coeffs, hessian)
+    feedback = total(ldlq(coeffs, ldlq_feedback(hessian), alphabet) - coeffs, hessian)
     nearest = total(alphabet.nearest(coeffs) - coeffs, hessian)
     assert feedback < nearest
     if bits >= 2:  # at one bit most of the error is clipping, which feedback cannot mend
@@ -186,24 +187,26 @@ def test_ldlq_is_better_than_nearest_where_rows_are_correlated(
 def test_ldlq_is_on_average_no_worse_than_nearest(size: int, bits: int, seed: int) -> None:
     coeffs, hessian = normal(size, 200, seed=seed), correlated_hessian(size, seed)
     alphabet = gaussian_alphabet(coeffs, bits)
-    feedback = total(ldlq(coeffs, hessian, alphabet) - coeffs, hessian)
+    feedback = total(ldlq(coeffs, ldlq_feedback(hessian), alphabet) - coeffs, hessian)
     assert feedback <= total(alphabet.nearest(coeffs) - coeffs, hessian)
 
 
 def test_ldlq_treats_columns_independently() -> None:
     coeffs, hessian = normal(70, 6), correlated_hessian(70)
     alphabet = gaussian_alphabet(coeffs, 2)
-    together = ldlq(coeffs, hessian, alphabet)
+    together = ldlq(coeffs, ldlq_feedback(hessian), alphabet)
     columns = [coeffs[:, [j]] for j in range(6)]
-    alone = torch.cat([ldlq(c, hessian, gaussian_alphabet(c, 2)) for c in columns], dim=1)
+    alone = torch.cat(
+        [ldlq(c, ldlq_feedback(hessian), gaussian_alphabet(c, 2)) for c in columns], dim=1
+    )
     assert same_columns(together, alone, alphabet).sum() >= 5
 
 
 def test_ldlq_does_not_depend_on_the_scale_of_the_hessian() -> None:
     coeffs, hessian = normal(65, 20), correlated_hessian(65)
     alphabet = gaussian_alphabet(coeffs, 2)
-    small = ldlq(coeffs, hessian * 1e-12, alphabet)
-    assert same_columns(small, ldlq(coeffs, hessian, alphabet), alphabet).sum() >= 19
+    small = ldlq(coeffs, ldlq_feedback(hessian * 1e-12), alphabet)
+    assert same_columns(small, ldlq(coeffs, ldlq_feedback(hessian), alphabet), alphabet).sum() >= 19
 
 
 @EVERY_KIND
@@ -211,7 +214,7 @@ def test_zero_step_gives_zeros(kind: str) -> None:
     coeffs, hessian = normal(66, 3), correlated_hessian(66)
     coeffs[:, 1] = 0
     alphabet = alphabet_of(kind, coeffs, 2)
-    result = ldlq(coeffs, hessian, alphabet)
+    result = ldlq(coeffs, ldlq_feedback(hessian), alphabet)
     assert torch.equal(result[:, 1], torch.zeros(66))
     result = coordinate_descent(coeffs, result, hessian, alphabet, 2)
     assert torch.equal(result[:, 1], torch.zeros(66))
@@ -225,7 +228,7 @@ def test_arguments_are_left_as_they_were(function: str) -> None:
     arguments = (coeffs, hessian, alphabet.step, quantized)
     before = [argument.clone() for argument in arguments]
     if function == "ldlq":
-        ldlq(coeffs, hessian, alphabet)
+        ldlq(coeffs, ldlq_feedback(hessian), alphabet)
     else:
         coordinate_descent(coeffs, quantized, hessian, alphabet, 2)
     assert all(torch.equal(a, b) for a, b in zip(arguments, before, strict=True))
@@ -239,7 +242,7 @@ def test_descent_never_increases_any_column(size: int, bits: int, start: str) ->
     alphabet = gaussian_alphabet(coeffs, bits)
     quantized = alphabet.nearest(coeffs)
     if start == "ldlq":
-        quantized = ldlq(coeffs, hessian, alphabet)
+        quantized = ldlq(coeffs, ldlq_feedback(hessian), alphabet)
     losses = hessian_error((quantized - coeffs).double(), hessian)
     for _ in range(4):
         quantized = coordinate_descent(coeffs, quantized, hessian, alphabet, 1)

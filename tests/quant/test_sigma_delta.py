@@ -282,10 +282,10 @@ def test_a_weight_loses_no_more_than_its_bound(
     assert guarantee is not None
     assert guarantee.largest_state <= (0.501 if order == 1 else 2.0)
     bound = guarantee.error_bound / (weight.norm().item() or 1.0)
-    assert result.weight_rel_error <= bound * 1.0001 + 1e-6
+    assert result.errors.weight_rel_error <= bound * 1.0001 + 1e-6
     assert guarantee.error_bound <= guarantee.variation_bound
     lost = (weight.double() - result.dequantize().double()).norm() / (weight.double().norm() or 1.0)
-    assert result.weight_rel_error == pytest.approx(lost.item(), rel=1e-3, abs=1e-6)
+    assert result.errors.weight_rel_error == pytest.approx(lost.item(), rel=1e-3, abs=1e-6)
     assert (guarantee.error_bound > 0) == (kind != "zero")
 
 

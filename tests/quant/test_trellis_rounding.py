@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 
 from fqonnx.config import METHODS
 from fqonnx.frames import HadamardFrame, IdentityFrame
-from fqonnx.quant import Moments, hessian_error, quantize_weight
+from fqonnx.quant import Moments, PackedWeight, hessian_error, quantize_weight
 from fqonnx.quant.trellis import trellis_code
 from fqonnx.quant.trellis_rounding import (
     TrellisAlphabet,
     gaussian_trellis,
     refitted,
     streams_of,
+    tile_feedback,
     trellis_ldlq,
 )
 
@@ -37,8 +38,8 @@ def test_codes_and_values_have_the_shapes_of_whole_tiles(
 ) -> None:
     coeffs = normal(rows, columns)
     alphabet = gaussian_trellis(coeffs, trellis_code(bits, 10))
-    for hessian in (None, torch.eye(rows, dtype=torch.float64)):
-        codes = trellis_ldlq(coeffs, hessian, alphabet)
+    for feedback in (None, torch.eye(rows)):
+        codes = trellis_ldlq(coeffs, feedback, alphabet)
         assert codes.shape == (rows + -rows % 4, columns + -columns % 64)
         assert codes.dtype == torch.uint8
         assert codes.max() < 2**bits
@@ -63,7 +64,7 @@ def test_feedback_lowers_the_objective_and_so_does_a_fitted_step(bits: int) -> N
         error = alphabet.values(codes)[:96] - coeffs
         return float(hessian_error(error.double(), hessian).sum())
 
-    fed_back = trellis_ldlq(coeffs, hessian, alphabet)
+    fed_back = trellis_ldlq(coeffs, tile_feedback(hessian), alphabet)
     assert loss(fed_back) < 0.85 * loss(trellis_ldlq(coeffs, None, alphabet))
     fitted = refitted(alphabet, fed_back, coeffs, hessian)
     assert loss(fed_back, fitted) < 1.001 * loss(fed_back)
@@ -78,17 +79,17 @@ def test_a_quantized_weight_rebuilds_itself(bits: int) -> None:
         weight, HadamardFrame.create(48), IdentityFrame(70), METHOD, bits, moments
     )
     error = float((result.dequantize() - weight).norm() / weight.norm())
-    assert error == pytest.approx(result.weight_rel_error, abs=1e-3)
+    assert error == pytest.approx(result.errors.weight_rel_error, abs=1e-3)
     assert error < {1: 0.65, 2: 0.36, 3: 0.2, 4: 0.12}[bits]
     assert result.codes.shape == (128, 48)
     assert result.scales.shape == (70, 1)
-    assert result.stored_bytes == 128 * 48 * bits // 8 + 64 + 2 * 70 + 6
+    assert PackedWeight.of(result).stored_bytes == 128 * 48 * bits // 8 + 64 + 2 * 70 + 6
 
 
 def test_the_error_is_below_that_of_the_mid_rise_alphabet() -> None:
     weight, frames = normal(128, 128), (HadamardFrame.create(128), IdentityFrame(128))
     trellis, scalar = (
-        quantize_weight(weight, *frames, method, 2).weight_rel_error ** 2
+        quantize_weight(weight, *frames, method, 2).errors.weight_rel_error ** 2
         for method in (METHOD, METHODS["auto"])
     )
     assert trellis < 0.66 * scalar

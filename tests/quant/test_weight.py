@@ -14,6 +14,7 @@ from fqonnx.quant import (
     QuantizedWeight,
     damped,
     ldlq,
+    ldlq_feedback,
     quantize_weight,
     two_sigma_alphabet,
 )
@@ -178,18 +179,18 @@ def test_reported_errors_are_the_true_ones(
         correct_mean=correct_mean,
     )
     assert (result.bias_shift is not None) == correct_mean
-    assert result.weight_rel_error == pytest.approx(
+    assert result.errors.weight_rel_error == pytest.approx(
         rel_error(result.dequantize(), weight), rel=1e-3, abs=1e-6
     )
-    assert result.output_rel_error == pytest.approx(
+    assert result.errors.output_rel_error == pytest.approx(
         true_output_error(weight, result, x), rel=1e-3, abs=1e-5
     )
     error = weight.double() - result.dequantize().double()
     signal = torch.trace(weight.double().T @ moments.hessian @ weight.double())
-    assert result.proxy_loss == pytest.approx(
+    assert result.errors.proxy_loss == pytest.approx(
         torch.trace(error.T @ moments.hessian @ error).item(), rel=1e-3, abs=1e-9 * signal.item()
     )
-    assert result.proxy_loss == pytest.approx(
+    assert result.errors.proxy_loss == pytest.approx(
         (x.double() @ error).square().sum(1).mean().item(), rel=1e-3, abs=1e-9 * signal.item()
     )
 
@@ -234,9 +235,9 @@ def test_no_bias_shift_from_a_mean_that_is_not_real() -> None:
 def test_no_data_means_no_output_error(method: str, sides: str) -> None:
     weight = normal(DIM_IN, DIM_OUT)
     result = quantized(weight, method, 2, sides=sides)
-    assert result.output_rel_error is None
-    assert result.proxy_loss is None
-    assert result.weight_rel_error == pytest.approx(rel_error(result.dequantize(), weight))
+    assert result.errors.output_rel_error is None
+    assert result.errors.proxy_loss is None
+    assert result.errors.weight_rel_error == pytest.approx(rel_error(result.dequantize(), weight))
 
 
 def test_without_data_a_gaussian_weight_is_as_good_as_theory() -> None:
@@ -244,14 +245,14 @@ def test_without_data_a_gaussian_weight_is_as_good_as_theory() -> None:
     weight = normal(128, 400)
     for bits, error in {1: 0.3634, 2: 0.1188, 3: 0.03744, 4: 0.01154}.items():
         result = quantized(weight, "auto", bits)
-        assert result.weight_rel_error == pytest.approx(math.sqrt(error), rel=0.05)
+        assert result.errors.weight_rel_error == pytest.approx(math.sqrt(error), rel=0.05)
 
 
 @EVERY_CASE
 def test_more_bits_are_better(method: str, sides: str) -> None:
     weight, moments = normal(DIM_IN, DIM_OUT), moments_of(activations())
     results = [quantized(weight, method, bits, moments, sides=sides) for bits in (1, 2, 3, 4)]
-    output_errors = [result.output_rel_error for result in results]
+    output_errors = [result.errors.output_rel_error for result in results]
     assert output_errors == sorted(output_errors, reverse=True)
     clipped = method == "framequant"  # what is beyond 2σ is lost at any number of bits
     assert output_errors[3] < (0.8 if clipped else 0.5) * output_errors[1] < output_errors[0]
@@ -273,7 +274,7 @@ def test_a_frame_mends_outliers() -> None:
     weight[::8] *= 20
     moments = moments_of(activations())
     errors = {
-        case: quantized(weight, case[0], 2, moments, sides=case[1]).output_rel_error
+        case: quantized(weight, case[0], 2, moments, sides=case[1]).errors.output_rel_error
         for case in CASES
     }
     for sides in ("in", "both"):
@@ -291,13 +292,13 @@ def test_redundancy_two_beats_one(bits: int, sides: str) -> None:
     )
     assert two.codes.shape[1] == 2 * one.codes.shape[1]
     assert true_output_error(weight, two, x) < 0.8 * true_output_error(weight, one, x)
-    assert two.weight_rel_error < one.weight_rel_error
+    assert two.errors.weight_rel_error < one.errors.weight_rel_error
 
 
 def test_redundancy_two_beats_one_without_data() -> None:
     weight = normal(DIM_IN, DIM_OUT)
     one, two = (quantized(weight, "auto", 2, redundancy=r) for r in (1.0, 2.0))
-    assert two.weight_rel_error < 0.8 * one.weight_rel_error
+    assert two.errors.weight_rel_error < 0.8 * one.errors.weight_rel_error
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
@@ -305,7 +306,7 @@ def test_redundancy_two_beats_one_without_data() -> None:
 def test_framequant_gets_better_with_redundancy(bits: int, sides: str) -> None:
     weight = normal(64, 64)
     errors = [
-        quantized(weight, "framequant", bits, sides=sides, redundancy=r).weight_rel_error
+        quantized(weight, "framequant", bits, sides=sides, redundancy=r).errors.weight_rel_error
         for r in (1.0, 1.5, 2.0)
     ]
     assert errors == sorted(errors, reverse=True)
@@ -323,7 +324,7 @@ def test_a_frame_on_the_output_side_adds_its_redundancy(method: str) -> None:
     assert two.codes.shape == (72, 96)
     assert one.scales.shape == (48, 1)
     assert two.scales.shape == (72, 1)
-    assert two.weight_rel_error < one.weight_rel_error
+    assert two.errors.weight_rel_error < one.errors.weight_rel_error
 
 
 def test_a_frame_on_the_output_side_mixes_the_channels() -> None:
@@ -360,7 +361,7 @@ def test_the_coefficients_are_those_of_both_frames(method: str, sides: str) -> N
 def test_two_levels_are_further_apart_where_errors_cancel(redundancy: float, most: float) -> None:
     weight = normal(128, 64)
     result = quantized(weight, "auto", 1, redundancy=redundancy)
-    assert result.weight_rel_error**2 < most
+    assert result.errors.weight_rel_error**2 < most
     narrow = replace(
         METHODS["auto"],
         step_multipliers=tuple(
@@ -371,7 +372,7 @@ def test_two_levels_are_further_apart_where_errors_cancel(redundancy: float, mos
     if redundancy == 1.0:
         assert torch.equal(other.codes, result.codes)
     else:  # the best steps for lone coefficients
-        assert result.weight_rel_error**2 < 0.75 * other.weight_rel_error**2
+        assert result.errors.weight_rel_error**2 < 0.75 * other.errors.weight_rel_error**2
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
@@ -380,7 +381,7 @@ def test_more_levels_need_no_other_step(bits: int) -> None:
     weight = normal(96, 64)
     wide = replace(METHODS["auto"], step_multipliers=(0.75, 0.85, 0.95, 1.05, 1.15, 1.3))
     errors = [
-        quantized(weight, method, bits, redundancy=2.0).weight_rel_error
+        quantized(weight, method, bits, redundancy=2.0).errors.weight_rel_error
         for method in (METHODS["auto"], wide)
     ]
     assert errors[0] < 1.05 * errors[1]
@@ -414,7 +415,9 @@ def test_groups_are_rounded_as_weights_of_their_own() -> None:
 def test_smaller_groups_are_better(method: str) -> None:
     weight, moments = normal(96, 40), moments_of(activations(96))
     errors = [
-        quantized(weight, replace(METHODS[method], group_size=size), 2, moments).output_rel_error
+        quantized(
+            weight, replace(METHODS[method], group_size=size), 2, moments
+        ).errors.output_rel_error
         for size in (8, 32, 96)
     ]
     assert errors == sorted(errors)
@@ -458,7 +461,8 @@ def test_framequant_feeds_errors_back_from_the_clipped_coefficients() -> None:
     alphabet, clipped = two_sigma_alphabet(coeffs, 3)
     hessian = damped(result.frame_in.transform_hessian(moments.hessian), 0.01)
     from_clipped, from_all = (
-        alphabet.codes(ldlq(start, hessian, alphabet)).T for start in (clipped, coeffs)
+        alphabet.codes(ldlq(start, ldlq_feedback(hessian), alphabet)).T
+        for start in (clipped, coeffs)
     )
     assert torch.equal(result.codes, from_clipped)
     assert not torch.equal(result.codes, from_all)
@@ -487,7 +491,7 @@ def test_zero_columns_come_back_as_zeros(method: str, with_data: bool, correct_m
     result = quantized(weight, method, 2, moments, correct_mean=correct_mean)
     assert torch.equal(result.dequantize()[:, [0, 7]], torch.zeros(DIM_IN, 2))
     assert (result.scales[[0, 7]] == 0).all()
-    assert 0 < result.weight_rel_error < 1
+    assert 0 < result.errors.weight_rel_error < 1
     if result.bias_shift is not None:
         assert torch.equal(result.bias_shift[[0, 7]], torch.zeros(2))
 
@@ -498,9 +502,9 @@ def test_zero_weight_has_no_error(method: str, sides: str, with_data: bool) -> N
     moments = moments_of(activations()) if with_data else None
     result = quantized(torch.zeros(DIM_IN, DIM_OUT), method, 2, moments, sides=sides)
     assert torch.equal(result.dequantize(), torch.zeros(DIM_IN, DIM_OUT))
-    assert result.weight_rel_error == 0.0
-    assert result.output_rel_error == (0.0 if with_data else None)
-    assert result.proxy_loss == (0.0 if with_data else None)
+    assert result.errors.weight_rel_error == 0.0
+    assert result.errors.output_rel_error == (0.0 if with_data else None)
+    assert result.errors.proxy_loss == (0.0 if with_data else None)
 
 
 @EVERY_CASE
@@ -512,9 +516,9 @@ def test_tiny_weights(method: str, sides: str, shape: tuple[int, int], with_data
     result = quantized(weight, method, 4, moments, sides=sides)
     assert result.dequantize().shape == shape
     if (method, sides, shape[0]) != ("framequant", "out", 1):  # one row has no σ: all is lost
-        assert result.weight_rel_error < 0.5
+        assert result.errors.weight_rel_error < 0.5
     true_error = rel_error(result.dequantize(), weight)
-    assert result.weight_rel_error == pytest.approx(true_error, abs=1e-6)
+    assert result.errors.weight_rel_error == pytest.approx(true_error, abs=1e-6)
 
 
 @EVERY_CASE
@@ -537,7 +541,7 @@ def test_large_steps_that_fit_are_finite(method: str, sides: str) -> None:
     weight = normal(DIM_IN, DIM_OUT) * 1e4
     result = quantized(weight, method, 2, sides=sides)
     assert torch.isfinite(result.scales).all()
-    assert result.weight_rel_error < 0.6
+    assert result.errors.weight_rel_error < 0.6
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -572,9 +576,9 @@ def test_dead_activations_are_quantized_as_without_data(method: str, sides: str)
     weight = normal(DIM_IN, DIM_OUT)
     moments = moments_of(torch.zeros(10, DIM_IN))
     result = quantized(weight, method, 2, moments, sides=sides)
-    assert result.output_rel_error == 0.0
-    assert result.proxy_loss == 0.0
-    assert result.weight_rel_error < 0.5
+    assert result.errors.output_rel_error == 0.0
+    assert result.errors.proxy_loss == 0.0
+    assert result.errors.weight_rel_error < 0.5
 
 
 def test_an_input_that_is_always_zero_does_not_spoil_the_rest() -> None:
@@ -582,8 +586,10 @@ def test_an_input_that_is_always_zero_does_not_spoil_the_rest() -> None:
     x[:, [3, 20]] = 0
     weight = normal(DIM_IN, DIM_OUT)
     result = quantized(weight, "gptq", 4, moments_of(x))
-    assert result.output_rel_error == pytest.approx(true_output_error(weight, result, x), rel=1e-3)
-    assert result.output_rel_error < 0.1
+    assert result.errors.output_rel_error == pytest.approx(
+        true_output_error(weight, result, x), rel=1e-3
+    )
+    assert result.errors.output_rel_error < 0.1
 
 
 @EVERY_METHOD
@@ -600,6 +606,6 @@ def test_activations_that_never_change_leave_all_of_the_error_to_the_bias(
     moments = Moments(hessian, mean, rows, damping=0.1, trust_mean=True)
     result = quantized(weight, method, 2, moments, correct_mean=True)
     assert true_output_error(weight, result, x) < 1e-5
-    assert result.output_rel_error is not None
-    assert result.output_rel_error < 1e-3
-    assert result.weight_rel_error < 0.6
+    assert result.errors.output_rel_error is not None
+    assert result.errors.output_rel_error < 1e-3
+    assert result.errors.weight_rel_error < 0.6

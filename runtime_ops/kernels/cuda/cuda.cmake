@@ -34,6 +34,9 @@ else()
     CUDA_STANDARD 17
     CUDA_RUNTIME_LIBRARY Static
     CUDA_VISIBILITY_PRESET hidden)
+  list(JOIN architectures "," built_for)
+  target_compile_definitions(fqonnx_ops PRIVATE
+    FQONNX_CUDA_ARCHITECTURES="${built_for}" FQONNX_CUDA_TOOLKIT="${CMAKE_CUDA_COMPILER_VERSION}")
 endif()
 
 target_sources(fqonnx_ops PRIVATE

@@ -1,0 +1,153 @@
+"""Golden outputs of a model that is deployed, and what it costs to load and run: measured."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fqonnx.bundle import BundleError, GoldenOutput
+from fqonnx.calibrate import Samples, load_samples, synthetic_samples
+from fqonnx.deploy.options import DeployOptions
+from fqonnx.deploy.source import Source
+from fqonnx.golden import Golden, rel_error
+from fqonnx.probe import Outcome, ProbeError, Request, probe
+from fqonnx.session import InputInfo
+
+KEEP_PACKED = {"optimization.disable_specified_optimizers": "ConstantFolding"}
+
+_SAMPLES = 4
+# Kernels of another processor, provider or version round elsewhere: as far off as kernels and
+# bodies are from each other, times this, and at least the second.
+_MARGIN, _LEAST_TOLERANCE = 4.0, 1e-3
+# Of activations in int8, where only one way to run the model is there to measure.
+_USUAL_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a way to run the model costs, measured where it was deployed from.
+
+    Attributes:
+        name: Of the way.
+        outcome: What it took.
+        chosen: Whether the bundle runs that way.
+    """
+
+    name: str
+    outcome: Outcome
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Golden inputs and outputs, and costs.
+
+    Attributes:
+        golden: The arrays.
+        source: Where the inputs came from.
+        outputs: Tolerances.
+        costs: The float model, if there is one, and ways to run the compiled one.
+    """
+
+    golden: Golden
+    source: str
+    outputs: tuple[GoldenOutput, ...]
+    costs: tuple[Cost, ...]
+
+
+def measure(source: Source, model: Path, library: Path | None, options: DeployOptions) -> Measured:
+    """Run a model on golden inputs, on this machine's processor, in all ways that it can run.
+
+    Args:
+        source: The compiled model.
+        model: Its file in the bundle.
+        library: The library of operators; None where it was not built.
+        options: Of the bundle.
+
+    Raises:
+        BundleError: A model does not run.
+        DataError: The samples do not fit the model.
+    """
+    samples = _samples(source, options)
+    feed = _first(samples.feeds[0], source.inputs)
+    with tempfile.TemporaryDirectory(prefix="fqonnx-") as name:
+        inputs = Path(name) / "inputs.npz"
+        np.savez(inputs, **feed)
+        plain = Request(str(model), str(inputs))
+        ways = {"unpacked when loaded" if source.unpacked_at_load else "function bodies": plain}
+        if source.unpacked_at_load:
+            ways["packed, unpacked at each run"] = replace(plain, session_config=KEEP_PACKED)
+        if library is not None and source.specs:
+            ways["library of operators"] = replace(plain, library=str(library))
+        costs = {name: _run(source.path, way) for name, way in ways.items()}
+        float_run = None
+        if options.float_path is not None:
+            request = replace(plain, model=str(options.float_path))
+            float_run = _run(options.float_path, request)
+    chosen = list(ways)[1 if options.keep_packed else 0]
+    chosen = "library of operators" if options.library else chosen
+    compiled = costs[chosen].outputs
+    floats = {} if float_run is None else _same(options, float_run.outputs, compiled)
+    others = [cost.outputs for name, cost in costs.items() if name != chosen]
+    outputs = tuple(_golden_output(name, compiled, floats, others) for name in compiled)
+    rows = [Cost(name, cost, name == chosen) for name, cost in costs.items()]
+    if float_run is not None:
+        rows.insert(0, Cost("float", float_run, False))
+    return Measured(Golden(feed, compiled, floats), samples.source, outputs, tuple(rows))
+
+
+def _samples(source: Source, options: DeployOptions) -> Samples:
+    if str(options.inputs) == "synthetic":
+        inputs = list(source.inputs)
+        return synthetic_samples(source.model, inputs, num_samples=_SAMPLES, seed=1)
+    return load_samples(Path(options.inputs), source.inputs)
+
+
+def _first(feed: Mapping[str, NDArray[Any]], inputs: tuple[InputInfo, ...]) -> dict[str, Any]:
+    """Return the first few samples of a feed, where all inputs have one open first axis."""
+    first = {value.shape[0] if value.shape else None for value in inputs}
+    if len(first) > 1 or isinstance(next(iter(first)), int | None):
+        return dict(feed)
+    return {name: array[:_SAMPLES] for name, array in feed.items()}
+
+
+def _run(where: Path, request: Request) -> Outcome:
+    try:
+        return probe(request)
+    except ProbeError as error:
+        found = f"it does not run here ({error.stage}): {error}"
+        raise BundleError(str(where), found, "Try fqonnx diff with the same inputs") from error
+
+
+def _same(
+    options: DeployOptions, floats: dict[str, NDArray[Any]], compiled: dict[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    """Return the float model's outputs, which must be those of the compiled one."""
+    missing = sorted(compiled.keys() - floats.keys())
+    if missing:
+        found = f"it has no output {missing[0]!r}, which the compiled model has"
+        raise BundleError(str(options.float_path), found, "Give the model that was compiled")
+    return {name: floats[name] for name in compiled}
+
+
+def _golden_output(
+    name: str,
+    compiled: Mapping[str, NDArray[Any]],
+    floats: Mapping[str, NDArray[Any]],
+    others: list[dict[str, NDArray[Any]]],
+) -> GoldenOutput:
+    errors = [rel_error(other[name], compiled[name]) for other in others]
+    finite = [error for error in errors if np.isfinite(error)]
+    tolerance = _USUAL_TOLERANCE
+    if finite:
+        tolerance = max(_LEAST_TOLERANCE, _MARGIN * max(finite))
+    against = rel_error(compiled[name], floats[name]) if name in floats else None
+    if against is not None and not np.isfinite(against):
+        against = None
+    return GoldenOutput(name, float(f"{tolerance:.3g}"), against)

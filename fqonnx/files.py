@@ -1,0 +1,92 @@
+"""Files and folders on disk: written whole, hashed, synced, and held by one process."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from fqonnx.errors import ConfigError
+
+
+def write_whole(path: Path, content: bytes, hint: str) -> None:
+    """Write a file under a temporary name first, so that there is never half of it.
+
+    Args:
+        path: The file; what is none, such as /dev/stdout, is written to as it is.
+        content: What goes into it.
+        hint: What the error tells a user to do.
+
+    Raises:
+        ConfigError: It cannot be written.
+    """
+    special = path.is_symlink() or (path.exists() and not path.is_file())
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        if special:
+            path.write_bytes(content)
+        else:
+            temporary.write_bytes(content)
+            temporary.replace(path)
+    except OSError as error:
+        raise ConfigError(str(path), f"cannot be written: {error}", hint) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def sha256(path: Path) -> str:
+    """Return the hash of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(files: Sequence[Path]) -> str:
+    """Return one hash of several files, whatever their names are."""
+    return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, will outlast a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def held(folder: Path, found: str, hint: str) -> Iterator[None]:
+    """Make a folder, and keep other processes out of it; what was made and is empty goes again.
+
+    Args:
+        folder: The folder.
+        found: What the error says of it where another process has it.
+        hint: What to do where it cannot be written.
+
+    Raises:
+        ConfigError: Another process has it, or it cannot be made.
+    """
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise ConfigError(str(folder), f"cannot be written: {error}", hint) from error
+    try:
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigError(
+                    str(folder), found, f"Wait for its end. {hint}, to run both"
+                ) from error
+        yield
+    finally:
+        os.close(descriptor)
+        with suppress(OSError):  # something is in it
+            for path in created:
+                path.rmdir()

@@ -1,0 +1,249 @@
+"""Models that do not fit into memory: one segment after the other runs on all that there is to run.
+
+What a segment hands on waits on disk until the last segment that reads it is done.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from fqonnx.errors import ModelError
+from fqonnx.model_file import load_model
+from fqonnx.passes.split import Segment, split
+from fqonnx.progress import Track, silent
+from fqonnx.session import NUMERIC, Feed, InputInfo, Runnable, Session, not_numeric
+
+SEGMENT_BYTES = 1 << 30  # of weights in float32
+
+
+def open_model(
+    model: Path | ir.Model,
+    where: str,
+    *,
+    frugal: bool = False,
+    folder: Path | None = None,
+    track: Track = silent,
+) -> Runnable:
+    """Return a session of a model, or what runs it in segments where it has more than one.
+
+    Args:
+        model: A path, or a model in memory.
+        where: What error messages call the model.
+        frugal: As for a session; segments are in any case.
+        folder: Gets a folder for what segments hand on; None for the system's.
+        track: Progress of segments.
+
+    Raises:
+        ModelError: The file is no model, or ONNX Runtime does not load it.
+    """
+    loaded = load_model(model) if isinstance(model, Path) else model
+    outputs = [str(value.name) for value in loaded.graph.outputs]
+    if len(split(loaded, SEGMENT_BYTES, outputs)) == 1:
+        return Session(model, where, frugal=frugal)
+    return SegmentedModel(loaded, where, folder=folder, track=track)
+
+
+class SegmentedModel:
+    """A model that runs segment by segment.
+
+    Args:
+        model: The model.
+        where: What error messages call it.
+        folder: Gets a folder for what segments hand on; None for the system's.
+        track: Progress.
+    """
+
+    def __init__(
+        self, model: ir.Model, where: str, *, folder: Path | None = None, track: Track = silent
+    ) -> None:
+        self._model = model
+        self._where = where
+        self._folder = folder
+        self._track = track
+
+    @property
+    def inputs(self) -> list[InputInfo]:
+        """The graph inputs, in order.
+
+        Raises:
+            ModelError: One is not a tensor of numbers or booleans.
+        """
+        infos = []
+        for value in self._model.graph.inputs:
+            if value.is_initializer():
+                continue
+            if value.dtype not in NUMERIC:
+                raise not_numeric(self._where, str(value.name), str(value.type))
+            dims = [d if isinstance(d, int) else d.value for d in value.shape or ()]
+            infos.append(InputInfo(str(value.name), value.dtype.numpy(), tuple(dims)))
+        return infos
+
+    @property
+    def output_names(self) -> list[str]:
+        """The names of the graph outputs, in order."""
+        return [str(value.name) for value in self._model.graph.outputs]
+
+    @property
+    def numeric_outputs(self) -> list[str]:
+        """The names of the outputs that are tensors of numbers or booleans."""
+        return [str(v.name) for v in self._model.graph.outputs if v.dtype in NUMERIC]
+
+    def run_all(
+        self, feeds: Sequence[Feed], outputs: Sequence[str]
+    ) -> Iterator[list[NDArray[Any]]]:
+        """Yield the outputs for each feed, once all segments have run on all feeds.
+
+        Raises:
+            ModelError: The model rejects a feed, or what segments hand on cannot be written.
+        """
+        relay = Relay(
+            self._model,
+            feeds,
+            outputs,
+            where=self._where,
+            folder=self._folder,
+            track=self._track,
+        )
+        with relay:
+            for segment in relay.segments:
+                relay.pass_on(segment)
+            for index in range(len(feeds)):
+                found = relay.values(index, outputs)
+                yield [found[name] for name in outputs]
+
+
+class Relay:
+    """Runs a model on many feeds, segment by segment. A context: its end removes its files.
+
+    A model of one segment runs as ONNX Runtime optimizes it, any other as it stands.
+
+    Args:
+        model: The model.
+        feeds: What it runs on.
+        outputs: Names of the values that are asked for in the end.
+        where: What error messages call the model.
+        folder: Gets a folder for what segments hand on; None for the system's.
+        track: Progress.
+
+    Attributes:
+        model: The model.
+        segments: Its segments, in their order.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        feeds: Sequence[Feed],
+        outputs: Collection[str] = (),
+        *,
+        where: str,
+        folder: Path | None = None,
+        track: Track = silent,
+    ) -> None:
+        self.segments = split(model, SEGMENT_BYTES, outputs)
+        self.model = model
+        self._feeds = feeds
+        self._outputs = frozenset(outputs)
+        self._where = where
+        self._parent = folder
+        self._track = track
+        self._stack = ExitStack()
+        self._folder: Path | None = None
+        self._numbers = count()
+        self._held: dict[str, int] = {}  # values that have files, and their numbers
+
+    def __enter__(self) -> Relay:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def pass_on(self, segment: Segment) -> None:
+        """Run a segment for what it hands on alone."""
+        if segment.outputs:
+            part = segment.extract(self.model, segment.outputs)
+            for _ in self.run(segment, part, (), "Running"):
+                pass
+
+    def run(
+        self, segment: Segment, part: ir.Model, wanted: Sequence[str], description: str
+    ) -> Iterator[list[NDArray[Any]]]:
+        """Run a segment on all feeds; hand on those of its outputs that are not wanted.
+
+        Args:
+            segment: The segment. All before it have handed on what it reads.
+            part: It as a model, which is changed.
+            wanted: Names of outputs of the part.
+            description: Of the progress.
+
+        Yields:
+            The outputs that are wanted, for each feed.
+
+        Raises:
+            ModelError: The part does not run, or what it hands on cannot be written.
+        """
+        passed = [str(v.name) for v in part.graph.outputs if v.name not in wanted]
+        number = self.segments.index(segment)
+        self._drop_before(number)
+        if (total := len(self.segments)) > 1:
+            description = f"{description}, segment {number + 1} of {total}"
+            first = self.values(0, segment.inputs)
+            for value in part.graph.inputs:
+                if (name := str(value.name)) not in self._feeds[0]:
+                    value.dtype = ir.DataType.from_numpy(first[name].dtype)
+                    value.shape = ir.Shape([None] * first[name].ndim)
+        session = Session(part, self._where, frugal=total > 1, folder=self._parent)
+        for index in self._track(range(len(self._feeds)), description):
+            feed = self.values(index, segment.inputs)
+            arrays = session.run(feed, [*wanted, *passed])
+            self._store(index, dict(zip(passed, arrays[len(wanted) :], strict=True)))
+            yield arrays[: len(wanted)]
+
+    def values(self, index: int, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Return values that the feed of an index has, or segments have handed on for it."""
+        feed = self._feeds[index]
+        read = (name for name in names if name not in feed and name in self._held)
+        given = {name: feed[name] for name in names if name in feed}
+        return given | {name: np.load(self._path(index, name)) for name in read}
+
+    def _drop_before(self, number: int) -> None:
+        """Remove what no segment from this one on reads."""
+        kept = self._outputs.union(*(segment.inputs for segment in self.segments[number:]))
+        for name in self._held.keys() - kept:
+            for index in range(len(self._feeds)):
+                self._path(index, name).unlink()
+            del self._held[name]
+
+    def _store(self, index: int, arrays: dict[str, NDArray[Any]]) -> None:
+        try:
+            for name, array in arrays.items():
+                np.save(self._path(index, name), array, allow_pickle=False)
+        except OSError as error:
+            raise ModelError(
+                str(self._folder or self._parent or tempfile.gettempdir()),
+                f"no place for the activations between segments of {self._where}: {error}",
+                "Free some, or set TMPDIR to a folder with more",
+            ) from error
+
+    def _path(self, index: int, name: str) -> Path:
+        if self._folder is None:
+            folder = tempfile.TemporaryDirectory(prefix=".fqonnx-", dir=self._parent)
+            self._folder = Path(self._stack.enter_context(folder))
+        if name not in self._held:
+            self._held[name] = next(self._numbers)
+        return self._folder / f"{self._held[name]}-{index}.npy"

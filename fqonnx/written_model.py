@@ -1,0 +1,138 @@
+"""Writing of model files: whole or not at all."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx_ir as ir
+
+from fqonnx.errors import ModelError
+from fqonnx.files import sha256, sync
+from fqonnx.session import model_bytes
+
+# Above this a model gets an external data file: a protobuf message is in memory three times while
+# it is written, and ends at 2 GiB.
+_EXTERNAL_BYTES = 1 << 27
+
+
+@contextmanager
+def written_model(model: ir.Model, path: Path) -> Iterator[Path]:
+    """Write a model under a temporary name; it gets its own only if the block ends without error.
+
+    Models above 128 MiB get their weights in ``<name>.<hash>.data`` beside them. The hash is that
+    of the data: a file that is there keeps its data until the new one has taken its name.
+
+    Args:
+        model: What to write.
+        path: Where.
+
+    Yields:
+        The path of the finished temporary file, for the checks that it must pass.
+
+    Raises:
+        ModelError: The folder cannot be written.
+    """
+    folder = None
+    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            folder = path.with_name(f".{path.name}.part")
+            shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
+            folder.mkdir()
+            data = _save(model, folder / path.name)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        yield folder / path.name
+        try:
+            with _in_place(data, path.parent):
+                (folder / path.name).replace(path)
+            sync(path.parent)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        for old in _data_files(path):
+            if data is None or old.name != data.name:
+                old.unlink(missing_ok=True)
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _in_place(data: Path | None, folder: Path) -> Iterator[None]:
+    """Move a data file to where the model will look for it; it goes again if the block fails."""
+    if data is None or (folder / data.name).exists():  # of the same bytes, by its name
+        yield
+        return
+    moved = data.replace(folder / data.name)
+    try:
+        sync(folder)
+        yield
+    except OSError:
+        moved.unlink()
+        raise
+
+
+def _save(model: ir.Model, path: Path) -> Path | None:
+    """Write a model and sync it; return its data file, if it has one."""
+    values = [
+        value
+        for graph in model.graphs()
+        for value in graph.initializers.values()
+        if value.const_value is not None
+    ]
+    tensors = [value.const_value for value in values]
+    data = None
+    try:
+        if model_bytes(model) > _EXTERNAL_BYTES:
+            data = _unload(model, path)
+        else:
+            ir.external_data.load_to_model(model)
+        ir.save(model, path)
+    finally:
+        for value, tensor in zip(values, tensors, strict=True):
+            value.const_value = tensor
+    sync(path)
+    return data
+
+
+def _unload(model: ir.Model, path: Path) -> Path:
+    """Write the weights of a model to a file beside it, one at a time, and let it point there."""
+    ir.external_data.unload_from_model(model, path.parent, "data")
+    written = path.with_name("data")
+    data = path.with_name(f"{path.name}.{sha256(written)[:16]}.data")
+    written.replace(data)
+    sync(data)
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(tensor := value.const_value, ir.ExternalTensor):
+                value.const_value = ir.ExternalTensor(
+                    data.name,
+                    tensor.offset,
+                    tensor.length,
+                    tensor.dtype,
+                    shape=tensor.shape,
+                    name=str(tensor.name),
+                    base_dir=path.parent,
+                )
+    return data
+
+
+def output_files(path: Path) -> list[Path]:
+    """Return the files that `written_model` may write or remove for a path."""
+    return [path, *_data_files(path)]
+
+
+def _data_files(path: Path) -> list[Path]:
+    """Return the data files of what was written to a path before."""
+    if not path.parent.is_dir():
+        return []
+    pattern = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{16}}\.data")
+    return sorted(file for file in path.parent.iterdir() if pattern.fullmatch(file.name))
+
+
+def _unwritable(path: Path, error: OSError) -> ModelError:
+    return ModelError(str(path), f"cannot be written: {error}", "Choose another place with -o")

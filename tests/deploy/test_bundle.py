@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import os
+import py_compile
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+
+from deployed import compiled_mlp
+from fqonnx import CompileConfig, ConfigError, compile_model
+from fqonnx.bundle import BundleError, LibraryEntry, read_manifest
+from fqonnx.deploy import DeployOptions, bundle, deploy
+from fqonnx.deploy.source import Source
+from fqonnx.deploy.triton import is_batched
+from fqonnx.doctor import examine_bundle
+from fqonnx.native_file import LibraryNeeds, library_machine
+from fqonnx.runtime_ops import library_path
+from support import conv_model, mlp_model
+
+needs_library = pytest.mark.skipif(library_path() is None, reason="the library was not built")
+
+
+def holds(folder: Path) -> bool:
+    return all(finding.holds for finding in examine_bundle(folder))
+
+
+def run_script(folder: Path, name: str, *arguments: str) -> str:
+    command = [sys.executable, "-P", str(folder / name), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@needs_library
+def test_a_bundle_has_all_that_a_program_needs(tmp_path: Path) -> None:
+    model = compiled_mlp(tmp_path)
+    report = tmp_path / "page.html"
+    report.write_text("a page")
+    options = DeployOptions(
+        float_path=tmp_path / "mlp.onnx", inputs=tmp_path / "data.npz", report=report
+    )
+    manifest = deploy(model, tmp_path / "out", options)
+    assert read_manifest(tmp_path / "out") == manifest
+    assert (manifest.operators, manifest.golden_source) == ({"FrameMatMul": 3}, "file")
+    (output,) = manifest.outputs
+    assert 0 < output.tolerance < 0.1 < (output.float_rel_error or 0) < 1
+    assert (tmp_path / "out/report.html").read_text() == "a page"
+    assert "error" in run_script(tmp_path / "out", "session.py")
+    text = (tmp_path / "out/README.md").read_text()
+    assert f"ONNX Runtime {manifest.onnxruntime_lowest} or later" in text
+    assert "| **library of operators** (this bundle) |" in text
+    assert "| float |" in text
+    assert not list(tmp_path.glob(".out-*"))
+
+
+@needs_library
+def test_bundles_without_the_library_run_by_their_bodies(tmp_path: Path) -> None:
+    ir.save(
+        conv_model(np.random.default_rng(0).standard_normal((64, 16, 3, 3), np.float32), "9, 9"),
+        tmp_path / "conv.onnx",
+    )
+    model = tmp_path / "compiled.onnx"
+    compile_model(
+        tmp_path / "conv.onnx", model, CompileConfig(codebook="trellis"), calibration="none"
+    )
+    for keep, row in ((False, "unpacked when loaded"), (True, "packed, unpacked at each run")):
+        out = tmp_path / f"keep-{keep}"
+        manifest = deploy(model, out, DeployOptions(library=False, keep_packed=keep))
+        assert manifest.library is None
+        assert manifest.onnxruntime_lowest == "1.27"
+        assert bool(manifest.session_config) == keep
+        text = (out / "README.md").read_text()
+        assert f"| **{row}** (this bundle) |" in text
+        assert "disable_specified_optimizers" in text
+        assert not list(out.glob("*.so"))
+        assert run_script(out, "session.py")
+        assert holds(out)
+        assert ("AddConfigEntry" in (out / "session.cpp").read_text()) == keep
+
+
+def test_a_bundle_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = compiled_mlp(tmp_path)
+    with pytest.raises(BundleError, match="it is there already"):
+        deploy(model, tmp_path, DeployOptions())
+    np.savez(tmp_path / "data.npz", x=np.ones((2, 64), np.float32))
+    options = DeployOptions(library=False, float_path=tmp_path / "no.onnx")
+    with pytest.raises(BundleError, match=r"no\.onnx: it does not run here \(load\)"):
+        deploy(model, tmp_path / "out", options)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BundleError, match="cannot be written"):
+        deploy(model, tmp_path / "file/out", DeployOptions(library=False))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("data.npz", "file", "mlp-compiled.onnx", "mlp.onnx")
+    ]
+    monkeypatch.setattr(bundle, "library_path", lambda: None)
+    with pytest.raises(BundleError, match="not built"):
+        deploy(model, tmp_path / "out", DeployOptions())
+    assert deploy(model, tmp_path / "out", DeployOptions(library=False)).library is None
+
+
+@needs_library
+def test_a_library_goes_with_its_model_and_its_device(tmp_path: Path) -> None:
+    model = compiled_mlp(tmp_path)
+    with pytest.raises(BundleError, match="no operators of fqonnx"):
+        deploy(tmp_path / "mlp.onnx", tmp_path / "out", DeployOptions())
+    library = library_path()
+    assert library is not None
+    with pytest.raises(BundleError, match="no kernels for CUDA"):
+        deploy(model, tmp_path / "out", DeployOptions(device="cuda"))
+    assert library_machine(library) == os.uname().machine
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"keep_packed": True}, "stay packed anyway"),
+        ({"mount": Path("/x")}, "it is for --target triton"),
+        ({"tokenizer": Path("x")}, "it is for --target genai"),
+        ({"target": "triton"}, "absolute path"),
+        ({"target": "triton", "mount": Path("x")}, "absolute path"),
+        ({"target": "triton", "library": False, "keep_packed": True}, "no config entries"),
+        ({"target": "genai"}, "needs one"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(given: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        DeployOptions(**given)  # type: ignore[arg-type]
+
+
+def test_lowest_runtime_is_that_of_model_bodies_and_library(tmp_path: Path) -> None:
+    source = Source.load(compiled_mlp(tmp_path))
+    assert source.lowest_runtime(17) == 18  # by its IR version 10
+    assert source.lowest_runtime(30) == 30
+    assert source.lowest_runtime(None) == 27
+    plain = Source.load(tmp_path / "mlp.onnx")
+    assert (plain.lowest_runtime(None), is_batched(plain)) == (18, True)
+    assert not plain.is_static
+    model = onnx.load(tmp_path / "mlp.onnx")
+    model.opset_import[0].version = 23
+    onnx.save(model, tmp_path / "later.onnx")
+    assert Source.load(tmp_path / "later.onnx").lowest_runtime(None) == 23
+
+
+# What of ONNX Runtime's C++ interface the snippet calls, as onnxruntime_cxx_api.h declares it.
+DECLARATIONS = """
+#pragma once
+struct OrtStatus;
+struct OrtCUDAProviderOptionsV2;
+struct OrtApi {
+  OrtStatus* (*CreateCUDAProviderOptions)(OrtCUDAProviderOptionsV2**);
+  OrtStatus* (*UpdateCUDAProviderOptions)(OrtCUDAProviderOptionsV2*, const char* const*,
+                                          const char* const*, unsigned long);
+  void (*ReleaseCUDAProviderOptions)(OrtCUDAProviderOptionsV2*);
+};
+namespace Ort {
+const OrtApi& GetApi() noexcept;
+void ThrowOnError(OrtStatus*);
+struct Env {};
+struct SessionOptions {
+  SessionOptions& RegisterCustomOpsLibrary(const char* library_name);
+  SessionOptions& AddConfigEntry(const char* config_key, const char* config_value);
+  SessionOptions& AppendExecutionProvider_CUDA_V2(const OrtCUDAProviderOptionsV2&);
+};
+struct Session {
+  Session(const Env& env, const char* model_path, const SessionOptions& options);
+};
+}
+"""
+
+
+@needs_library
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("cuda", [False, True])
+def test_snippets_are_correct(
+    cuda: bool, static: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = mlp_model()
+    if static:
+        for value in (*model.graph.inputs, *model.graph.outputs):
+            value.shape = ir.Shape([2, *value.shape[1:]])
+    ir.save(model, tmp_path / "mlp.onnx")
+    compile_model(tmp_path / "mlp.onnx", tmp_path / "c.onnx", calibration="none")
+    if cuda:  # of a library that has kernels for it only this is asked
+        needs = LibraryNeeds("x86_64", 17, ("90",), "12.8")
+        monkeypatch.setattr(bundle, "library_needs", lambda path: needs)
+    manifest = deploy(tmp_path / "c.onnx", tmp_path / "out", DeployOptions())
+    assert isinstance(manifest.library, LibraryEntry)
+    assert (manifest.providers[0] == "CUDAExecutionProvider") == cuda
+    text = (tmp_path / "out/session.py").read_text()
+    assert ("enable_cuda_graph" in text) == (cuda and static)
+    py_compile.compile(str(tmp_path / "out/session.py"), str(tmp_path / "x.pyc"), doraise=True)
+    compiler = shutil.which("c++")
+    if compiler is None:
+        pytest.skip("needs a C++ compiler")
+    headers = os.environ.get("ONNXRUNTIME_INCLUDE_DIR")
+    if headers is None:
+        (tmp_path / "onnxruntime_cxx_api.h").write_text(DECLARATIONS)
+    command = [compiler, "-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsyntax-only"]
+    subprocess.run([*command, f"-I{headers or tmp_path}", tmp_path / "out/session.cpp"], check=True)
+    if cuda:
+        assert "CUDAExecutionProvider" not in ort.get_available_providers() or holds(tmp_path)
+        assert not holds(tmp_path / "out")

@@ -1,0 +1,217 @@
+"""Faults that break deployments, each found and named."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import platform
+import shutil
+import struct
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deployed import accept, change_manifest, compiled_mlp
+from fqonnx.bundle import MANIFEST, BundleError, read_manifest
+from fqonnx.deploy import DeployOptions, deploy
+from fqonnx.doctor import Finding, examine, examine_bundle
+from fqonnx.golden import Golden
+from fqonnx.runtime_ops import library_path
+
+pytestmark = pytest.mark.skipif(library_path() is None, reason="the native library was not built")
+
+LIBRARY = "libfqonnx_ops.so"
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("deployed")
+    model = compiled_mlp(folder)
+    options = DeployOptions(float_path=folder / "mlp.onnx", inputs=folder / "data.npz")
+    deploy(model, folder / "bundle", options)
+    return folder / "bundle"
+
+
+@pytest.fixture
+def bundle(deployed: Path, tmp_path: Path) -> Path:
+    shutil.copytree(deployed, tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def failures(bundle: Path) -> list[Finding]:
+    return [finding for finding in examine_bundle(bundle) if not finding.holds]
+
+
+def test_a_sound_bundle_holds(bundle: Path) -> None:
+    found = list(examine_bundle(bundle))
+    assert all(finding.holds for finding in found), found
+    said = {finding.what: finding.said for finding in found}
+    assert said["CPUExecutionProvider, kernels"].startswith("3 compiled layers by the library")
+    assert "error 0.00e+00 against the golden output" in said["CPUExecutionProvider, y"]
+    assert "against float" in said["CPUExecutionProvider, y"]
+    assert "first run" in said["CPUExecutionProvider, cost"]
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+
+
+def other_machine(bundle: Path) -> None:
+    path = bundle / LIBRARY
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<H", content, 18, 183)  # aarch64
+    path.write_bytes(content)
+    accept(bundle)
+
+
+def newer_api(bundle: Path) -> None:
+    library = read_manifest(bundle).library
+    assert library is not None
+    needs = dataclasses.replace(library.needs, ort_api=99)
+    change_manifest(bundle, library=dataclasses.replace(library, needs=needs))
+
+
+def other_golden(bundle: Path) -> None:
+    golden = Golden.read(bundle / "golden.npz")
+    changed = {name: array + 1 for name, array in golden.compiled.items()}
+    golden = dataclasses.replace(golden, compiled=changed)
+    (bundle / "golden.npz").write_bytes(golden.to_npz())
+
+
+def providers(*names: str) -> Callable[[Path], None]:
+    return lambda bundle: change_manifest(bundle, providers=(*names, "CPUExecutionProvider"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "what", "said"),
+    [
+        (lambda b: (b / LIBRARY).unlink(), LIBRARY, "missing"),
+        (other_machine, LIBRARY, "it is for aarch64"),
+        (newer_api, LIBRARY, "asks for version 99 of ONNX Runtime's C API"),
+        (lambda b: flip(b / "model.onnx.data"), "model.onnx.data", "changed: its SHA-256"),
+        (lambda b: flip(b / "model.onnx"), "model.onnx", "changed: its SHA-256"),
+        (lambda b: (b / "model.onnx").unlink(), "model.onnx", "missing"),
+        (
+            lambda b: (b / "model.onnx.data").write_bytes(b"short"),
+            "model.onnx.data",
+            "5 bytes, expected",
+        ),
+        (other_golden, "golden.npz", ""),
+        (providers("CUDAExecutionProvider"), "CUDAExecutionProvider", "built without it"),
+        (providers("TensorrtExecutionProvider"), "TensorrtExecutionProvider", "knows neither"),
+        (
+            lambda b: change_manifest(b, onnxruntime_lowest="1.99"),
+            "ONNX Runtime",
+            "the bundle needs 1.99 or later",
+        ),
+        (lambda b: (b / MANIFEST).write_text("{"), MANIFEST, "broken"),
+        (lambda b: (b / MANIFEST).unlink(), MANIFEST, "not readable"),
+    ],
+)
+def test_faults_are_found(
+    fault: Callable[[Path], object], what: str, said: str, bundle: Path
+) -> None:
+    fault(bundle)
+    found = {finding.what: finding for finding in failures(bundle)}
+    assert said in found[what].said
+    assert found[what].mend
+
+
+def test_golden_outputs_that_were_changed_with_their_hash_are_found(bundle: Path) -> None:
+    other_golden(bundle)
+    accept(bundle)
+    (finding,) = failures(bundle)
+    assert finding.what == "CPUExecutionProvider, y"
+    assert "tolerance" in finding.said
+    (bundle / "golden.npz").write_bytes(b"nothing")
+    accept(bundle)
+    assert [finding.what for finding in failures(bundle)] == ["golden.npz"]
+
+
+LIBRARIES = {
+    # What a library does whose API ONNX Runtime lacks.
+    "register": """
+        typedef struct Api Api;
+        struct Api { void* (*CreateStatus)(int, const char*); };
+        struct Base { const Api* (*GetApi)(unsigned); const char* (*version)(void); };
+        void* RegisterCustomOps(void* options, const struct Base* base) {
+          return base->GetApi(99) ? 0 : base->GetApi(1)->CreateStatus(1, "needs 1.99 or later");
+        }""",
+    "crash": "void* RegisterCustomOps(void) { return *(void* volatile*)0; }",
+    "nothing": "void* RegisterCustomOps(void) { return 0; }",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("register", "the library of operators does not register: "),
+        ("crash", "ended by SIGSEGV"),
+        ("nothing", "0 of 3 compiled layers run by the library"),
+    ],
+)
+def test_libraries_that_are_none_are_found(kind: str, said: str, bundle: Path) -> None:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    source = bundle.parent / "library.c"
+    source.write_text(LIBRARIES[kind])
+    subprocess.run([compiler, "-shared", "-fPIC", source, "-o", bundle / LIBRARY], check=True)
+    accept(bundle)
+    assert any(said in finding.said for finding in failures(bundle))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"format": 2}, "format 2, expected 1"),
+        ({"providers": "CPU"}, "'providers' is str, expected tuple"),
+        ({"providers": []}, "'providers' is empty"),
+        ({"model": "../model.onnx"}, "leads out of the bundle"),
+        ({"golden": "other.npz"}, "no entry 'other.npz'"),
+        ({"library": {"path": LIBRARY}}, "'library' lacks 'needs'"),
+        ({"more": 1}, "unknown 'more'"),
+        ({"outputs": [{"name": "y", "tolerance": True, "float_rel_error": None}]}, "'tolerance'"),
+    ],
+)
+def test_broken_manifests_say_where(change: dict[str, object], said: str, bundle: Path) -> None:
+    content = json.loads((bundle / MANIFEST).read_text()) | change
+    (bundle / MANIFEST).write_text(json.dumps(content))
+    with pytest.raises(BundleError, match=said):
+        read_manifest(bundle)
+
+
+def test_manifests_come_back_as_they_were_written(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    assert (bundle / MANIFEST).read_text() == manifest.to_json()
+    assert manifest.library is not None
+    assert manifest.library.needs.machine == platform.machine()
+    assert manifest.library.needs.ort_api == 17
+    assert {file.path for file in manifest.files} == {
+        path.name for path in bundle.iterdir() if path.name != MANIFEST
+    }
+
+
+def test_golden_arrays_keep_their_names() -> None:
+    golden = Golden({"a/b": np.ones(2)}, {"y": np.arange(3)}, {})
+    path = io.BytesIO(golden.to_npz())
+    found = Golden.read(path)  # type: ignore[arg-type]
+    assert found.inputs.keys() == {"a/b"}
+    assert found.compiled["y"].tolist() == [0, 1, 2]
+    assert not found.float
+
+
+def test_without_a_driver_a_gpu_is_missing(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    change_manifest(bundle, providers=names)
+    monkeypatch.setattr(examine, "available_providers", lambda: list(names))
+    monkeypatch.setattr("fqonnx.doctor.gpu.LIBRARY", "libno-such-driver.so.1")
+    (gpu, last) = failures(bundle)
+    assert "no NVIDIA driver" in gpu.said
+    assert last.said == "not run, because of GPU"

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+
+from fqonnx.passes import normalize
+from support import model_from_text
+
+HEADER = '<ir_version: 10, opset_import: ["": 20]>'
+
+
+def test_sequences_and_optionals_keep_their_types() -> None:
+    model = model_from_text(
+        f"""{HEADER} g (float[2, 3] x, int64 i) => (float[p, q] y) {{
+            s = SequenceConstruct(x, x)
+            o = Optional(s)
+            t = OptionalGetElement(o)
+            y = SequenceAt(t, i)
+        }}"""
+    )
+    normalize(model)
+    types = {str(v.name): type(v.type) for node in model.graph for v in node.outputs}
+    assert types["s"] is types["t"] is ir.SequenceType
+    assert types["o"] is ir.OptionalType
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+
+
+def test_types_that_cannot_be_inferred_stay_as_they_are() -> None:
+    model = model_from_text(f"{HEADER} g (float[2, 3] x) => (float[2, 9] y) {{ y = Relu(x) }}")
+    normalize(model)
+    assert model.graph.outputs[0].shape == ir.Shape([2, 9])
