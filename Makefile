@@ -6,8 +6,8 @@ BIN    := $(abspath $(VENV))/bin
 ROOT   := $(CURDIR)
 SOURCES := $(shell find fqonnx passes runtime_ops -type f -not -name '*.pyc') pyproject.toml
 
-.PHONY: demo test lint types imports unit sanitize sanitize-cuda gpu-check bench quality redundancy \
-	sigma-delta feedback trellis architectures backend report-picture clean
+.PHONY: demo test lint types imports unit sanitize sanitize-cuda fuzz gpu-check bench startup \
+	large quality redundancy sigma-delta feedback trellis architectures backend report-picture clean
 
 demo: $(VENV)/.package
 	$(BIN)/python tools/demo.py --folder demo
@@ -69,6 +69,14 @@ report-picture: $(VENV)/.package
 bench: $(VENV)/.package
 	$(BIN)/python tools/speed.py --markdown docs/speed.md
 
+# Hours, and 20 GB in FOLDER, for models of 1.1 and 7 billion weights.
+large: $(VENV)/.package
+	$(BIN)/python tools/large_models.py --folder $(or $(FOLDER),build) \
+		--markdown docs/large-models.md
+
+startup: $(VENV)/.package
+	$(BIN)/python tools/startup.py --markdown docs/deployment.md
+
 quality: $(VENV)/.package
 	$(BIN)/python tools/quality.py
 
@@ -93,6 +101,15 @@ architectures: $(VENV)/.package
 # Every model that onnx tests runtimes with; it takes some minutes.
 backend: $(VENV)/.package
 	$(BIN)/python tools/backend_models.py --markdown docs/backend.md
+
+# Mutated files, random graphs, and what reads a model by coverage, for SECONDS; finds are crash-*.
+SECONDS ?= 600
+fuzz: $(VENV)/.package
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt ".[cpu,fuzz]"
+	FQONNX_FUZZ_CASES=3000 FQONNX_FUZZ_EXAMPLES=300 \
+		$(BIN)/pytest tests/test_mutated_models.py tests/test_random_graphs.py
+	$(BIN)/python tools/fuzz_loader.py build/corpus -max_total_time=$(SECONDS) \
+		-max_len=20000 -timeout=20 -rss_limit_mb=8192
 
 $(VENV)/.dependencies: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -30,7 +30,7 @@ from fqonnx.passes import ExactProductsPass
 from fqonnx.progress import Track, silent
 from fqonnx.report import Compilation, ModelReport, collect_versions
 from fqonnx.runtime_ops import DOMAIN
-from fqonnx.segments import open_model
+from fqonnx.segments import is_whole, open_model
 from fqonnx.session import Session, available_providers
 
 
@@ -58,10 +58,16 @@ def diff_models(
         "track": track,
     }
     outputs, noise, split, warnings = _outputs(pair, options)
+    whole = is_whole(pair.model) and is_whole(pair.compiled)
+    if pair.layers and not whole:
+        warnings.append(
+            "layers are not compared: that takes both models in memory at once, and these are run "
+            "in segments"
+        )
     layers = diff_layers(
         pair.model,
         pair.compiled,
-        pair.layers,
+        pair.layers if whole else [],
         pair.samples.feeds,
         mask_input=pair.mask_input,
         track=track,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class FqonnxError(Exception):
     """Base of every error that is the caller's to mend; the command line exits with 2.
@@ -17,6 +19,9 @@ class FqonnxError(Exception):
         self.where = where
         self.found = found
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:  # jobs may fail in other processes
+        return type(self), (self.where, self.found, self.hint), self.__dict__
 
 
 class ConfigError(FqonnxError):

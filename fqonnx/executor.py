@@ -8,6 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from fqonnx.machine import numerics
 from fqonnx.quant_job import JobResult, JobShape, QuantJob, run_job
 from fqonnx.threads import single_core_threads
 
@@ -34,7 +35,7 @@ AnyTask = TypeVar("AnyTask", bound=Task)
 
 
 class Executor(Protocol):
-    """Runs jobs; what comes out does not depend on which executor it is."""
+    """Runs jobs. Machines of one kind give the same bytes, whichever executor it is."""
 
     def run(self, tasks: Sequence[AnyTask]) -> Iterator[tuple[AnyTask, JobResult]]:
         """Yield tasks with their results as they are done, in any order.
@@ -42,6 +43,10 @@ class Executor(Protocol):
         Raises:
             FqonnxError: A job failed; the others are given up.
         """
+        ...
+
+    def machines(self) -> list[str]:
+        """Return what decides the last digits, of all kinds of machines that jobs may run on."""
         ...
 
 
@@ -84,6 +89,10 @@ class LocalExecutor:
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     yield running.pop(future)[0], future.result()
+
+    def machines(self) -> list[str]:
+        """Return that of this one."""
+        return [numerics()]
 
 
 def _threads(shape: JobShape, free: int, idle: int) -> int:

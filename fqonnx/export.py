@@ -9,6 +9,7 @@ import logging
 import sys
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,6 +89,9 @@ def export_model(source: str | ExportSource, output_path: Path | str) -> float:
 
 def _load(source: str) -> ExportSource:
     if source.endswith(".pt2"):
+        if not zipfile.is_zipfile(source):  # of which torch would log a traceback
+            found = "it is no .pt2 file" if Path(source).exists() else "no such file"
+            raise ExportError(source, found, "Save it with torch.export.save")
         try:
             program = torch.export.load(source)
         except Exception as error:  # torch raises what its loader of the day raises

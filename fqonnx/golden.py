@@ -16,6 +16,12 @@ from numpy.typing import NDArray
 
 from fqonnx.errors import DataError
 
+# What NumPy raises for a file that is no .npz, or is damaged; a single array has no `files`.
+_BROKEN = (
+    *(OSError, ValueError, KeyError, EOFError, AttributeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
 
@@ -50,11 +56,12 @@ class Golden:
         """
         groups: dict[str, dict[str, NDArray[Any]]] = {"input": {}, "compiled": {}, "float": {}}
         try:
-            with np.load(path, allow_pickle=False) as file:
-                for key in file.files:
+            with path.open("rb") as file:  # np.load leaves one of its own open where it fails
+                arrays = np.load(file, allow_pickle=False)
+                for key in arrays.files:
                     group, _, name = key.partition("/")
-                    groups[group][name] = file[key]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                    groups[group][name] = arrays[key]
+        except _BROKEN as error:
             raise DataError(
                 str(path), f"not readable as golden outputs: {error}", "Copy the bundle again"
             ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from importlib.metadata import version
 from pathlib import Path
 
 
@@ -16,3 +17,9 @@ def processor() -> str:
     flags = said.get("flags", "").split()
     found = [flag for flag in ("avx2", "avx512f", "avx512_vnni") if flag in flags]
     return ", ".join([name, f"{os.cpu_count()} logical", *found])
+
+
+def numerics() -> str:
+    """Return what decides the last digits of a result, beside its inputs."""
+    packages = (f"{name} {version(name)}" for name in ("fqonnx", "torch", "numpy"))
+    return ", ".join([processor(), *packages])

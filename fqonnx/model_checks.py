@@ -138,7 +138,8 @@ def _check_calls(path: Path, model: ir.Model) -> None:
 
 def _check_node(path: Path, node: ir.Node, opset: int) -> None:
     try:
-        schema = onnx.defs.get_schema(node.op_type, opset, "")
+        known = min(max(opset, 1), onnx.defs.onnx_opset_version())
+        schema = onnx.defs.get_schema(node.op_type, known, "")
     except onnx.defs.SchemaError:
         return  # ONNX Runtime has operators of its own in this domain
     required = [i for i, parameter in enumerate(schema.inputs) if parameter.option == _SINGLE]

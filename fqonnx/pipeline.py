@@ -129,16 +129,18 @@ def compile_model(
         mask_input=mask_input,
         track=track,
     )
+    executor = executor or LocalExecutor()
     with timed(timing, "load_s"):
         identity = {
             "model": digest_of(model_files(model_path, model)),
             "calibration": used and used.digest,
             "mask_input": mask_input,
-            "processor": processor(),
+            "activations": processor(),  # run here
+            "numerics": executor.machines(),
             **collect_versions(),
         }
     with kept_layers(output_path, identity) as store:
-        workshop = Workshop(executor or LocalExecutor(), store)
+        workshop = Workshop(executor, store)
         if config.target_bits is not None or meet:
             overrides = choose_bits(
                 model,

@@ -121,6 +121,8 @@ def _run(folder: Path) -> None:
 
         request = Request(**json.loads((folder / "request.json").read_text(encoding="utf-8")))
         ort.set_default_logger_severity(4)
+        if "CUDAExecutionProvider" in request.providers and hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()  # CUDA and cuDNN, where pip installed them
 
         def options() -> Any:
             made = ort.SessionOptions()

@@ -47,10 +47,14 @@ def open_model(
         ModelError: The file is no model, or ONNX Runtime does not load it.
     """
     loaded = load_model(model) if isinstance(model, Path) else model
-    outputs = [str(value.name) for value in loaded.graph.outputs]
-    if len(split(loaded, SEGMENT_BYTES, outputs)) == 1:
+    if is_whole(loaded):
         return Session(model, where, frugal=frugal)
     return SegmentedModel(loaded, where, folder=folder, track=track)
+
+
+def is_whole(model: ir.Model) -> bool:
+    """Return whether a model runs as one segment."""
+    return len(split(model, SEGMENT_BYTES, [str(v.name) for v in model.graph.outputs])) == 1
 
 
 class SegmentedModel:

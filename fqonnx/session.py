@@ -216,14 +216,19 @@ def _with_weights_in_files(model: ir.Model, folder: Path) -> bytes:
     session has been made of the message.
     """
     model = model.clone()
-    convert = ir.external_data.convert_tensors_to_external
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
-            if tensor is None or tensor.nbytes < _LEAST_EXTERNAL_BYTES:
+            if tensor is None or tensor.dtype == ir.DataType.STRING:
+                continue
+            if tensor.nbytes < _LEAST_EXTERNAL_BYTES:
+                if isinstance(tensor, ir.ExternalTensor):
+                    (tensor,) = ir.external_data.convert_tensors_from_external([tensor])
+                value.const_value = tensor
                 continue
             if not isinstance(tensor, ir.ExternalTensor):
-                (tensor,) = convert([tensor], folder, f"{len(list(folder.iterdir()))}")
+                name = str(len(list(folder.iterdir())))
+                (tensor,) = ir.external_data.convert_tensors_to_external([tensor], folder, name)
             value.const_value = ir.ExternalTensor(
                 Path(tensor.path).resolve().relative_to("/"),
                 tensor.offset,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from fqonnx.errors import ModelError
+from fqonnx.errors import ConfigError, ModelError
 from fqonnx.files import sha256, sync
 from fqonnx.session import model_bytes
 
@@ -35,7 +35,9 @@ def written_model(model: ir.Model, path: Path) -> Iterator[Path]:
 
     Raises:
         ModelError: The folder cannot be written.
+        ConfigError: The path cannot be a file (see `output_files`).
     """
+    output_files(path)
     folder = None
     try:
         try:
@@ -122,8 +124,21 @@ def _unload(model: ir.Model, path: Path) -> Path:
 
 
 def output_files(path: Path) -> list[Path]:
-    """Return the files that `written_model` may write or remove for a path."""
-    return [path, *_data_files(path)]
+    """Return the files that `written_model` may write or remove for a path.
+
+    Raises:
+        ConfigError: Something else than a file has the path, or no file can have it: a model takes
+            the place of what is there, and would destroy a device.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            kind = "a folder" if path.is_dir() else "a device or a pipe"
+            raise ConfigError(str(path), f"it is {kind}", "Name a file")
+        return [path, *_data_files(path)]
+    except OSError as error:  # a name that is too long
+        raise ConfigError(
+            str(path), f"cannot be written: {error.strerror}", "Choose another name"
+        ) from error
 
 
 def _data_files(path: Path) -> list[Path]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import get_args
 
 import onnx_ir as ir
 
+from fqonnx.config import Codebook
 from fqonnx.errors import ModelError
 from fqonnx.frames.harmonic import least_harmonic_size
 from fqonnx.packing import LAYOUT_VERSION, LEVELS, TILE, TILE_COLUMNS, TILE_ROWS
@@ -74,7 +76,10 @@ def _check_node(model: ir.Model, node: ir.Node) -> None:
         "codes": (vectors_out, -(-vectors_in // block_size), block_size * bits // 8),
         "scales": (vectors_out, groups),
     }
-    if node.attributes.get_string("codebook", "") == "trellis":
+    codebook = node.attributes.get_string("codebook", "scalar")
+    if codebook not in get_args(Codebook):
+        raise ValueError(f"codebook {codebook!r}, expected one of {', '.join(get_args(Codebook))}")
+    if codebook == "trellis":
         strips, tiles = -(-vectors_out // TILE_ROWS), -(-vectors_in // TILE_COLUMNS)
         expected["codes"], expected["levels"] = (strips, tiles, TILE * bits // 8), (LEVELS,)
         if block_size != TILE or not node.attributes.get_int("multiplier", 0):

@@ -161,3 +161,21 @@ def test_thresholds_are_judged(tmp_path: Path) -> None:
     pair = model_pair(mlp_model(), tmp_path, layer_feed("mlp"))
     found = diff_models(pair, [Threshold("cosine", 0.5), Threshold("sqnr_db", 90.0)]).verdicts
     assert [verdict.met for verdict in found] == [True, False]
+
+
+def test_models_that_run_in_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = model_pair(mlp_model(), tmp_path, layer_feed("mlp"))
+    whole = diff_models(pair)
+    monkeypatch.setattr("fqonnx.segments.SEGMENT_BYTES", 1)
+    report = diff_models(pair)
+    assert report.layers == []
+    assert report.warnings == [
+        "layers are not compared: that takes both models in memory at once, and these are run in "
+        "segments"
+    ]
+    assert report.split is not None
+    for found, expected in (
+        (report.outputs, whole.outputs),
+        (report.split.algorithm, whole.split.algorithm),
+    ):
+        assert found[0].sqnr_db == pytest.approx(expected[0].sqnr_db, abs=0.2)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -84,9 +85,16 @@ def test_module_factory_and_pt2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert export_model("tagger.pt2", "tagger.onnx") < 1e-5
 
 
-def test_unreadable_pt2(tmp_path: Path) -> None:
+def test_unreadable_pt2(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "broken.pt2"
+    with pytest.raises(ExportError, match="no such file"):
+        export_model(str(path), tmp_path / "m.onnx")
     path.write_bytes(b"nothing")
+    with pytest.raises(ExportError, match=r"it is no \.pt2 file"):
+        export_model(str(path), tmp_path / "m.onnx")
+    assert capfd.readouterr().err == ""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("other", b"content")
     with pytest.raises(ExportError, match="not readable as an exported program"):
         export_model(str(path), tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").exists()

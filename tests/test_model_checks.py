@@ -214,3 +214,11 @@ def test_text_that_is_not_utf_8(text: bytes, tmp_path: Path) -> None:
     proto.graph.node[0].doc_string = "FLOAT"
     content = proto.SerializeToString().replace(text, text[:-1] + b"\xff")
     assert "is no UTF-8 text" in rejected(onnx.ModelProto.FromString(content), tmp_path)
+
+
+@pytest.mark.parametrize("opset", [99, (1 << 63) - 1])
+def test_opset_of_the_future_is_left_to_the_runtime(opset: int, tmp_path: Path) -> None:
+    proto = linear()
+    proto.opset_import[0].version = opset
+    (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
+    assert load_model(tmp_path / "model.onnx")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,22 @@ import numpy as np
 import onnx
 import pytest
 from hypothesis import HealthCheck, given, note, reject, settings
-from random_graphs import graphs
 
 from fqonnx import CompileConfig, compile_model
 from fqonnx.config import Lowering
 from fqonnx.errors import ModelError
 from fqonnx.session import Session
 from predicted_error import too_far
+from random_graphs import graphs
 
-EXAMPLES = settings().max_examples // 5
+EXAMPLES = os.environ.get("FQONNX_FUZZ_EXAMPLES")  # else the same ones each time
 
 
 @pytest.mark.parametrize("lowering", ["fused", "onnx"])
 @settings(
-    max_examples=EXAMPLES,
+    max_examples=int(EXAMPLES or 20),
+    derandomize=EXAMPLES is None,
+    database=None,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

@@ -230,7 +230,7 @@ def test_what_is_on_disk_goes_when_a_run_is_left(small: Path) -> None:
 def test_a_value_goes_from_disk_behind_its_last_reader(small: Path) -> None:
     model = mlp_model()
     with Relay(model, [{"x": np.ones((3, 64), np.float32)}], ["y"], where="m", folder=small) as r:
-        assert len(r.segments) == 3
+        assert len(r.segments) > 2
         for segment in r.segments:
             r.pass_on(segment)
         (place,) = small.iterdir()

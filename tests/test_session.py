@@ -12,8 +12,9 @@ import pytest
 
 import fqonnx.session
 from fqonnx.errors import ModelError
+from fqonnx.model_file import load_model
 from fqonnx.session import InputInfo, Session, model_bytes, num_samples, runtime_version
-from support import mlp_model, model_from_text
+from support import mlp_model, model_from_text, model_pair
 
 HEADER = '<ir_version: 10, opset_import: ["": 20]>'
 
@@ -239,3 +240,33 @@ def test_no_outputs_are_asked_for(tmp_path: Path) -> None:
     text = '<ir_version: 10, opset_import: ["": 20]> g (float[2] x) => (float[2] y) { y = Relu(x) }'
     session = Session(ir.from_onnx_text(text), "model")
     assert session.run({"x": np.ones(2, np.float32)}, []) == []
+
+
+def test_a_frugal_session_computes_packed_layers_too(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((40, 64)).astype(np.float32)
+    compiled = model_pair(mlp_model(), tmp_path, {"x": x}, codebook="scalar").compiled
+    first, second = (
+        Session(compiled.clone(), "mlp", frugal=frugal).run({"x": x})[0] for frugal in (False, True)
+    )
+    assert np.linalg.norm(second - first) < 0.03 * np.linalg.norm(first)  # int8 activations or not
+
+
+def test_weights_in_files_stay_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fqonnx.session._IN_MEMORY_BYTES", 0)
+    ir.save(mlp_model(), tmp_path / "mlp.onnx", external_data="weights")
+    model = load_model(tmp_path / "mlp.onnx")
+    first, second, third = (model.graph.initializers[name] for name in ("w1", "w2", "w3"))
+    third.const_value = ir.LazyTensor(
+        lambda: ir.tensor(w3), dtype=ir.DataType.FLOAT, shape=ir.Shape((80, 48)), name="w3"
+    )
+    w3 = dict(mlp_model().graph.initializers)["w3"].const_value.numpy()
+    second.const_value = ir.tensor(second.const_value.numpy().copy(), name="w2")
+    before = [value.const_value for value in (first, second, third)]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    x = np.random.default_rng(0).standard_normal((5, 64)).astype(np.float32)
+    found = Session(model, "mlp", folder=folder).run({"x": x})[0]
+    monkeypatch.undo()
+    np.testing.assert_array_equal(found, Session(mlp_model(), "mlp").run({"x": x})[0])
+    assert [value.const_value for value in (first, second, third)] == before
+    assert not list(folder.iterdir())

@@ -7,18 +7,23 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import decoder
 import docstrings
 import feedback
+import large_models
 import mnist
 import redundancy
 import sigma_delta
 from bench import layers
 from bench.timing import median_us, session
 from fqonnx import CompileConfig
+from fqonnx.model_file import find_fault
+from fqonnx.session import Session
 from support import shared_data
 
 TOOLS = Path(__file__).parents[1] / "tools"
@@ -34,8 +39,9 @@ def test_sentences_are_many_and_always_the_same() -> None:
 @pytest.mark.parametrize(
     "script",
     [
-        *("architecture_table.py", "demo.py", "feedback.py", "quality.py", "redundancy.py"),
-        *("sigma_delta.py", "speed.py", "gpu_check.py"),
+        *("architecture_table.py", "backend_models.py", "decoder.py", "demo.py", "feedback.py"),
+        *("gpu_check.py", "large_models.py", "quality.py", "redundancy.py", "sigma_delta.py"),
+        *("speed.py", "startup.py"),
     ],
 )
 def test_scripts_say_what_they_do(script: str) -> None:
@@ -108,3 +114,38 @@ def test_benchmark_merges_layers() -> None:
     found = [session(model, 1).run(None, {"x": x}) for model in (several, one)]
     for separate, merged in zip(*found, strict=True):
         np.testing.assert_array_equal(separate, merged)
+
+
+@pytest.mark.parametrize("options", [{}, {"tied": True}, {"kv_heads": 1}])
+def test_a_decoder_of_random_weights(options: dict[str, Any], tmp_path: Path) -> None:
+    shape = replace(decoder.SHAPES["tiny"], **options)
+    paths = [tmp_path / name for name in ("a.onnx", "b.onnx", "c.onnx")]
+    for path, seed in zip(paths, (0, 0, 1), strict=True):
+        decoder.write_decoder(path, shape, seed)
+    assert find_fault(paths[0]) is None
+    data = [path.with_name(f"{path.name}.data").read_bytes() for path in paths]
+    assert data[0] == data[1] != data[2]
+    ids = np.random.default_rng(0).integers(0, shape.vocabulary, (2, 7))
+    run = Session(paths[0], "decoder").run
+    (logits,) = run({"input_ids": ids})
+    assert logits.dtype == np.float16
+    assert 0.5 < logits.astype(np.float32).std() < 2
+    (shorter,) = run({"input_ids": ids[:, :3]})  # no token sees a later one
+    np.testing.assert_allclose(shorter, logits[:, :3], atol=0.02)
+
+
+def test_a_row_of_the_page_of_large_models(tmp_path: Path) -> None:
+    row = large_models.measure(
+        "tiny", ["--calibration", "samples"], ["--bits=2"], 4 << 30, tmp_path
+    )
+    assert row.startswith("| TINY | 0.00 G | 0.00 GB | 16 samples |")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_limit_of_memory_is_one() -> None:
+    with pytest.raises(SystemExit, match="failed with"):
+        large_models.run_limited([sys.executable, "-c", "bytearray(1 << 30)"], 1 << 29)
+    usage = large_models.run_limited(
+        [sys.executable, "-c", "import time; x = bytearray(1 << 27); time.sleep(0.3)"], 1 << 29
+    )
+    assert 1 << 27 < usage.own <= usage.resident < 1 << 28

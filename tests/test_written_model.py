@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,10 +11,10 @@ import onnx_ir as ir
 import pytest
 
 import fqonnx.written_model
-from fqonnx.errors import ModelError
+from fqonnx.errors import ConfigError, ModelError
 from fqonnx.model_file import check_file, file_bytes, load_model
 from fqonnx.session import Session
-from fqonnx.written_model import written_model
+from fqonnx.written_model import output_files, written_model
 from support import model_from_text
 
 HEADER = '<ir_version: 10, opset_import: ["": 20]>'
@@ -162,10 +163,19 @@ def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     assert "\n" not in str(info.value)
 
 
-def test_folder_under_the_name_of_the_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_stays(make: Callable[[Path], None], tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    path.mkdir()
-    with pytest.raises(ModelError, match="cannot be written"):
+    make(path)
+    mode = path.stat().st_mode
+    with pytest.raises(ConfigError, match="it is a"):
+        output_files(path)
+    with pytest.raises(ConfigError, match="Name a file"):
         save_model(linear(), path, accept)
     assert names(tmp_path) == ["model.onnx"]
-    assert names(path) == []
+    assert path.stat().st_mode == mode
+
+
+def test_name_that_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be written: File name too long"):
+        output_files(tmp_path / ("m" * 300))

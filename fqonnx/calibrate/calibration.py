@@ -97,30 +97,39 @@ class _Pass:
         self._place = {
             name: number for number, segment in enumerate(relay.segments) for name in segment.values
         }
-        self._units: list[list[Unit]] = [[] for _ in relay.segments]  # by their last input
+        own: list[list[Unit]] = [[] for _ in relay.segments]  # by their last input
         self._owed: list[list[LayerInput]] = [[] for _ in relay.segments]  # to later segments
         for unit in units:
             places = [self._segment(layer.input) for layer in unit]
-            self._units[max(places)].append(unit)
+            own[max(places)].append(unit)
             for layer, place in zip(unit, places, strict=True):
                 if place < max(places):
                     self._owed[place].append(layer.input)
-        self._last = max((i for i, own in enumerate(self._units) if own), default=0)
+        self._groups = [list(_rounds(units)) for units in own]
+        self._last = max((i for i, groups in enumerate(self._groups) if groups), default=0)
         self._handed_on = 0  # segments
         self._kept: dict[LayerInput, Moments] = {}
 
     def rounds(self) -> Iterator[tuple[list[Unit], FindMoments]]:
-        for number, units in enumerate(self._units):
-            for group in _rounds(units):
+        for number, groups in enumerate(self._groups):
+            for group in groups:
                 yield group, functools.partial(self._moments, number, group)
 
     def _moments(self, number: int, group: Sequence[Unit]) -> dict[LayerInput, Moments]:
         with timed(self._calibration.timing, "calibrate_s"):
-            for earlier in range(self._handed_on, number):
-                self._collect(earlier, [])
+            # What else a segment gives decides what the runtime fuses, and so the last digits: it
+            # hands on what it does in the first of its rounds, even where that was not asked for.
+            first = group is self._groups[number][0]
+            for earlier in range(self._handed_on, number if first else min(number + 1, self._last)):
+                self._collect(earlier, self._own(earlier, self._groups[earlier][:1]))
+            found = self._collect(number, self._own(number, [group]))
             wanted = dict.fromkeys(layer.input for unit in group for layer in unit)
-            found = self._collect(number, [i for i in wanted if self._segment(i) == number])
             return {value: self._kept[value] for value in wanted if value in self._kept} | found
+
+    def _own(self, number: int, groups: Sequence[Sequence[Unit]]) -> list[LayerInput]:
+        """Return the layers' inputs that are in a segment."""
+        inputs = dict.fromkeys(layer.input for group in groups for unit in group for layer in unit)
+        return [value for value in inputs if self._segment(value) == number]
 
     def _collect(self, number: int, values: Sequence[LayerInput]) -> dict[LayerInput, Moments]:
         hands_on = self._handed_on == number < self._last

@@ -125,9 +125,12 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
         return arrays
     except FileNotFoundError as error:
         raise DataError(str(path), "no such file", "Check the path") from error
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        *(OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error),
+        MemoryError,  # of a shape beyond all memory
+    ) as error:
         raise DataError(
             str(path),
-            f"not readable as .npz: {error}",
+            f"not readable as .npz: {first_line(error)}",
             "Write it with numpy.savez(path, input_name=array, …)",
         ) from error

@@ -10,7 +10,7 @@ import click
 
 from fqonnx import __version__
 from fqonnx.cli.terminal import print_error
-from fqonnx.errors import FqonnxError
+from fqonnx.errors import FqonnxError, first_line
 
 _COMMANDS = ("export", "compile", "diff", "bisect", "inspect", "sweep", "deploy", "doctor")
 
@@ -46,6 +46,12 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except FqonnxError as error:
             print_error(". ".join([str(error), *_notes(error)]))
+            sys.exit(2)
+        except MemoryError as error:
+            print_error("; ".join([f"memory ran out: {first_line(error)}", *_notes(error)]))
+            sys.exit(2)
+        except RecursionError:
+            print_error("a chain of operators in the model is too long to follow: fold constants")
             sys.exit(2)
         except KeyboardInterrupt as error:
             print_error("; ".join(["interrupted", *(_notes(error) or ["nothing was written"])]))

@@ -23,6 +23,7 @@ from fqonnx.cli.options import (
     sides_option,
 )
 from fqonnx.config import METHODS, Codebook, CompileConfig, Lowering, Sides, Target
+from fqonnx.dask_executor import DaskExecutor
 from fqonnx.diff import Threshold, judge
 from fqonnx.diff_models import diff_models
 from fqonnx.errors import ConfigError
@@ -112,6 +113,12 @@ _FILE = click.Path(path_type=Path)
     help="Weights that are quantized at a time, memory permitting; the result is the same "
     "[default: one a core]",
 )
+@click.option(
+    "--executor",
+    "cluster",
+    metavar="dask://HOST:PORT",
+    help="Quantize on a cluster: the address of its scheduler, with fqonnx[dask] on all machines.",
+)
 def compile_command(
     model: Path,
     output: Path | None,
@@ -140,6 +147,7 @@ def compile_command(
     seed: int,
     device: str,
     workers: int | None,
+    cluster: str | None,
 ) -> None:
     """Quantize MODEL's linear and convolutional layers and compare the result with MODEL."""
     output = output or model.parent / f"{model.stem}-{target_bits or bits:g}bit.onnx"
@@ -148,6 +156,9 @@ def compile_command(
         raise ConfigError("--auto", "there is no threshold to meet", "Add --fail-under cosine=0.95")
     if auto and target_bits is not None:
         raise ConfigError("--auto", "it chooses what --target-bits gives", "Leave one of them out")
+    if cluster is not None and workers is not None:
+        raise ConfigError("--workers", "the cluster has its own", "Leave one of them out")
+    executor = LocalExecutor(workers) if cluster is None else DaskExecutor(cluster)
     written = [path for path in (json_path, html_path) if path is not None]
     for path in written:
         check_writable(path)
@@ -181,7 +192,7 @@ def compile_command(
         config,
         calibration=calibration,
         meet=meet,
-        executor=LocalExecutor(workers),
+        executor=executor,
         track=track,
     )
     verdicts = judge(report.outputs, thresholds)

@@ -43,6 +43,8 @@ def deploy(model: Path, folder: Path, options: DeployOptions) -> Manifest:
     """
     if folder.exists():
         raise BundleError(str(folder), "it is there already", "Remove it, or choose another folder")
+    if options.report is not None and not options.report.is_file():
+        raise BundleError(str(options.report), "no such file", "Check the path of --report")
     source = Source.load(model)
     built = library_path()
     needs = None if built is None else library_needs(built)

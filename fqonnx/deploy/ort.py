@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.metadata import version
 
 from fqonnx.deploy.contents import Contents, Layout
 from fqonnx.deploy.options import DeployOptions
@@ -15,8 +16,10 @@ def layout(source: Source, options: DeployOptions) -> Layout:
 
 
 def files(contents: Contents) -> Mapping[str, bytes]:
-    """Return a session in Python and in C++, and what to know about them."""
+    """Return a session in Python and in C++, a container, and what to know about them."""
+    package = "onnxruntime-gpu[cuda,cudnn]" if contents.is_cuda else "onnxruntime"
     return {
+        "Dockerfile": contents.render("Dockerfile.j2", package=package, numpy=version("numpy")),
         "session.py": contents.render("session.py.j2"),
         "session.cpp": contents.render("session.cpp.j2"),
         "README.md": contents.render("ort.md.j2"),

@@ -140,6 +140,14 @@ def test_a_member_that_is_no_array(tmp_path: Path) -> None:
     refused(path, X)
 
 
+def test_an_array_of_a_shape_beyond_all_memory(tmp_path: Path) -> None:
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000000, 3)}\n"
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
+        archive.writestr("x.npy", content)
+    assert "Unable to allocate" in refused(tmp_path / "d.npz", X).found
+
+
 def test_pickles_are_never_opened(tmp_path: Path) -> None:
     path = written(tmp_path / "d.npz", x=np.array([{}, []], dtype=object))
     assert "not readable as .npz" in refused(path, X).found

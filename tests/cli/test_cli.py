@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -309,6 +310,30 @@ def test_mistakes_are_one_line_and_exit_2(
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
     assert set(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("error", [MemoryError("Unable to allocate 9 TiB"), RecursionError()])
+def test_limits_of_the_machine_are_one_line(
+    error: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("fqonnx.cli.compile.compile_model", fail)
+    result = run("compile", folder / "mlp.onnx")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert str(error) in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_device_is_not_replaced_by_a_model(folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+    result = run("compile", folder / "mlp.onnx", "-o", folder / "pipe")
+    assert result.exit_code == 2
+    assert "it is a device or a pipe. Name a file" in result.stderr
+    assert (folder / "pipe").is_fifo()
 
 
 def test_unknown_side_is_a_usage_error(folder: Path) -> None:

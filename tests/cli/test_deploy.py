@@ -49,5 +49,5 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     assert run(*given, "--inputs", tmp_path / "samples.npz").exit_code == 2
     lost = run(*given, "--report", tmp_path / "no.html")
     assert lost.exit_code == 2
-    assert "no.html" in lost.output
+    assert "no.html: no such file" in lost.output
     assert not (tmp_path / "out").exists()

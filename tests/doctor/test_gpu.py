@@ -9,7 +9,7 @@ import pytest
 from fqonnx.bundle import LibraryEntry, Manifest
 from fqonnx.doctor.gpu import Driver, DriverError, Gpu, check_gpu, read_driver
 from fqonnx.doctor.replay import check_kernels
-from fqonnx.native_file import LibraryNeeds, runs_on
+from fqonnx.native_file import LibraryNeeds
 
 DRIVER = """
 #include <string.h>
@@ -40,28 +40,6 @@ def test_the_driver_is_asked(code: int, tmp_path: Path) -> None:
     assert found == Driver((12, 4), (Gpu("A GPU", 90, 80 << 30),))
     (finding,) = check_gpu(None, found)
     assert finding.said == "A GPU, sm_90, 80 GiB, driver for CUDA 12.4"
-
-
-@pytest.mark.parametrize(
-    ("architectures", "capability", "runs"),
-    [
-        (("80-real",), 80, True),
-        (("80-real",), 86, True),
-        (("86-real",), 80, False),
-        (("80-real",), 90, False),
-        (("80",), 90, True),
-        (("90-virtual",), 100, True),
-        (("90-virtual",), 89, False),
-        (("90a",), 90, True),
-        (("90a",), 100, False),
-        (("native",), 90, False),
-        ((), 90, False),
-    ],
-)
-def test_code_runs_where_cuda_says(
-    architectures: tuple[str, ...], capability: int, runs: bool
-) -> None:
-    assert runs_on(architectures, capability) == runs
 
 
 def library(*architectures: str, toolkit: str = "12.8") -> LibraryEntry:

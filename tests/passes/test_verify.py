@@ -232,6 +232,20 @@ def test_attribute_that_is_missing_or_wrong_is_found(name: str, frame_in: Frame)
     assert "layer" in rejected(model, signature)
 
 
+def test_unknown_codebook_is_found() -> None:
+    model, signature = compiled()
+    (node,) = [node for node in model.graph if node.domain == "fqonnx"]
+    node.attributes["codebook"] = ir.AttrString("codebook", "other")
+    assert "codebook 'other', expected one of scalar, trellis" in rejected(model, signature)
+
+
+def test_attribute_of_another_type_is_found() -> None:
+    model, signature = compiled()
+    (node,) = [node for node in model.graph if node.domain == "fqonnx"]
+    node.attributes["bits"] = ir.AttrFloat32("bits", 2.0)
+    assert "'bits' is not of type INT" in rejected(model, signature)
+
+
 def test_group_size_that_does_not_fit_is_found() -> None:
     model, signature = compiled_with_all()
     model.graph[0].attributes.add(ir.AttrInt64("group_size", 16))
