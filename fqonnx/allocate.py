@@ -19,6 +19,7 @@ from fqonnx.calibrate import Calibration
 from fqonnx.config import CompileConfig, Override
 from fqonnx.diff import squared_error
 from fqonnx.passes import LinearLayer, Unit
+from fqonnx.passes.constants import Names, add_initializer, constant, remove_if_unused
 from fqonnx.progress import timed
 from fqonnx.quant import PackedWeight
 from fqonnx.quantize_layers import by_weight, seeds_of
@@ -116,7 +117,7 @@ def measure_options(
                 if not found:
                     continue
                 base = found[min(len(found) - 1, _BASE)][1]
-                with _replaced(unit, base):
+                with _replaced(model.graph, unit, base):
                     trial = open_model(model, calibration.where, folder=calibration.folder)
                     (outputs,) = trial.run_all([feed], names)
                 noise = squared_error(reference, outputs, mask)
@@ -161,24 +162,27 @@ def _choices(unit: Unit, config: CompileConfig) -> list[Override]:
 
 
 @contextmanager
-def _replaced(unit: Unit, quantized: PackedWeight) -> Iterator[None]:
+def _replaced(graph: ir.Graph, unit: Unit, quantized: PackedWeight) -> Iterator[None]:
     """Give the layers of a unit the weight, and the bias, that quantization leaves them."""
-    values = [unit[0].weight]
-    arrays = [unit[0].stored(quantized.dequantize().numpy())]
-    bias, shift = unit[0].bias, quantized.bias_shift
-    if bias is not None and bias.const_value is not None and shift is not None:
-        values.append(bias)
-        arrays.append(bias.const_value.numpy() + shift)
-    before = [value.const_value for value in values]
+    names, dtype = Names(graph), unit[0].dtype.numpy()
+    weight = unit[0].stored(quantized.dequantize().numpy())
+    uses = [((layer.node, 1), weight) for layer in unit]
+    tensor, shift = constant(unit[0].bias), quantized.bias_shift
+    if tensor is not None and shift is not None:
+        uses.append((unit[0].bias_use, tensor.numpy() + shift))
+    before = [node.inputs[index] for (node, index), _ in uses]
     try:
-        for value, array in zip(values, arrays, strict=True):
-            assert value.const_value is not None
-            array = array.astype(value.const_value.dtype.numpy())
-            value.const_value = ir.tensor(array, name=value.name)
+        for (node, index), array in uses:
+            name = names.fresh("fqonnx_trial")
+            value = add_initializer(graph, name, ir.tensor(array.astype(dtype), name=name))
+            node.replace_input_with(index, value)
         yield
     finally:
-        for value, tensor in zip(values, before, strict=True):
-            value.const_value = tensor
+        for ((node, index), _), own in zip(uses, before, strict=True):
+            trial = node.inputs[index]
+            node.replace_input_with(index, own)
+            if trial is not None and trial is not own:
+                remove_if_unused(trial)
 
 
 def _loss(quantized: PackedWeight) -> float:

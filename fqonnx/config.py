@@ -133,6 +133,7 @@ class CompileConfig:
             method's alphabet; None is the method's, or what is better on the target.
         order: Of Sigma-Delta, 1 or 2.
         quantize_bias: Quantize the biases of the layers too.
+        requantize: Quantize what a DequantizeLinear makes of a weight of integers too.
         sequential: Calibrate each layer on a model whose earlier layers are quantized already.
         include: Globs over weight and node names; empty means all.
         exclude: Globs over weight and node names that stay float.
@@ -160,6 +161,7 @@ class CompileConfig:
     codebook: Codebook | None = None
     order: int = 1
     quantize_bias: bool = False
+    requantize: bool = False
     sequential: bool = False
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()

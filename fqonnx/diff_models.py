@@ -118,7 +118,13 @@ def _outputs(
         noise = compare_models(expected, half, compiled_path=pair.float_path, **options)
     except ModelError as error:
         warnings.append(f"no noise floor: {error.found}")
-    if not pair.layers and any(node.domain == DOMAIN for node in pair.compiled.graph):
+    is_packed = any(node.domain == DOMAIN for node in pair.compiled.graph.all_nodes())
+    if is_packed and pair.inner_layers:
+        warnings.append(
+            "layers inside If, Loop or Scan nodes are not compared by themselves: "
+            + ", ".join(map(repr, pair.inner_layers))
+        )
+    elif is_packed and not pair.layers:
         warnings.append(
             "layers are not compared: none of them is known from the float model, or to this "
             "version of fqonnx"

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from fqonnx.errors import ConfigError
 from fqonnx.model_pair import ModelPair
 from fqonnx.passes import CompiledLayer
+from fqonnx.passes.constants import constant
 from fqonnx.passes.frame_functions import remove_unused_functions
 from fqonnx.segments import open_model
 from fqonnx.written_model import written_model
@@ -67,5 +68,5 @@ def _read(nodes: Iterable[ir.Node]) -> set[str]:
         str(value.name)
         for node in nodes
         for value in node.inputs
-        if value is not None and value not in made and not value.is_initializer()
+        if value is not None and value not in made and constant(value) is None
     }

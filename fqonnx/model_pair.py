@@ -35,6 +35,7 @@ class ModelPair:
         compiled: The compiled model.
         layers: Its packed layers; none where it was not compiled from the other, or lowered to
             stock operators.
+        inner_layers: Names of layers inside If, Loop and Scan nodes, which are not among them.
         samples: What both run on.
         kinds: What the outputs are, by name.
         labels: The right classes of all samples (samples,).
@@ -46,6 +47,7 @@ class ModelPair:
     model: ir.Model
     compiled: ir.Model
     layers: list[CompiledLayer]
+    inner_layers: list[str]
     samples: Samples
     kinds: Mapping[str, OutputKind]
     labels: Labels | None
@@ -86,7 +88,7 @@ class ModelPair:
             samples = load_samples(Path(inputs), infos, part)
         found = output_kinds(model, kinds)
         normalize(model)
-        selected = SelectWeightsPass()
+        selected = SelectWeightsPass(requantize=True)  # what the compiled file has, it has
         selected(model)
         return cls(
             float_path,
@@ -94,6 +96,7 @@ class ModelPair:
             model,
             compiled,
             compiled_layers(compiled, selected.layers),
+            [layer.name for layer in selected.layers if layer.graph is not model.graph],
             samples,
             found,
             None if labels is None else load_labels(labels, samples.num_samples),

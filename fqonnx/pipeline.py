@@ -305,7 +305,10 @@ def _odd_options(config: CompileConfig, used: Samples | None) -> Iterator[str]:
 def _select(model: ir.Model, config: CompileConfig, warnings: list[str]) -> SelectWeightsPass:
     normalize(model)
     selected = SelectWeightsPass(
-        config.include, config.exclude, [override.pattern for override in config.overrides]
+        config.include,
+        config.exclude,
+        [override.pattern for override in config.overrides],
+        requantize=config.requantize,
     )
     selected(model)
     if config.include and not selected.layers:
@@ -320,6 +323,7 @@ def _select(model: ir.Model, config: CompileConfig, warnings: list[str]) -> Sele
             or "No node of this model has a weight",
         )
     warnings += [f"pattern {pattern!r} matches no layer" for pattern in selected.unmatched]
+    warnings += [str(table) for table in selected.tables]
     return selected
 
 

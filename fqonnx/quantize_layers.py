@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -111,9 +111,9 @@ def _scarce(unit: Unit, rows: Mapping[str, int]) -> dict[str, tuple[int, int]]:
 
 def by_weight(layers: Sequence[LinearLayer]) -> list[Unit]:
     """Group layers that share a weight: it is quantized once."""
-    units: dict[str, list[LinearLayer]] = {}
+    units: dict[Hashable, list[LinearLayer]] = {}
     for layer in layers:
-        units.setdefault(str(layer.weight.name), []).append(layer)
+        units.setdefault(layer.weight_key, []).append(layer)
     return [tuple(unit) for unit in units.values()]
 
 

@@ -133,7 +133,9 @@ class Session:
             raise ModelError(
                 where,
                 f"ONNX Runtime {ort.__version__} does not load it: {_reason(error)}",
-                "Check the file with onnx.checker.check_model",
+                "It has no kernel for that operator in that type: convert the model to float32"
+                if "NOT_IMPLEMENTED" in str(error)
+                else "Check the file with onnx.checker.check_model",
             ) from error
 
     @property

@@ -6,7 +6,6 @@ from fqonnx.passes.add_switches import AddSwitchesPass
 from fqonnx.passes.bound_outputs import BoundOutputsPass
 from fqonnx.passes.compiled_layers import CompiledLayer, compiled_layers
 from fqonnx.passes.exact_products import ExactProductsPass
-from fqonnx.passes.fold_weights import FoldWeightsPass
 from fqonnx.passes.inline_frame_ops import InlineFrameOpsPass
 from fqonnx.passes.linear_layer import LayerInput, LinearLayer
 from fqonnx.passes.merge_frame_matmuls import MergeFrameMatMulsPass
@@ -25,7 +24,6 @@ __all__ = [
     "BoundOutputsPass",
     "CompiledLayer",
     "ExactProductsPass",
-    "FoldWeightsPass",
     "InlineFrameOpsPass",
     "LayerInput",
     "LayerNorms",

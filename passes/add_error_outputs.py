@@ -57,7 +57,7 @@ class AddErrorOutputsPass(ir.passes.InPlacePass):
         for i, layer in reversed(list(enumerate(self.layers))):
             own = None if layer.convolution is not None else mask
             others = (local[i].output, accumulated[i])
-            output = _sums(tape, floats[i], others, own, layer.dim_out, self.output_names[i])
+            output = _sums(tape, floats[i], others, own, self.output_names[i])
             output.name = self.output_names[i]
             output.dtype, output.shape = ir.DataType.FLOAT, ir.Shape((3,))
             graph.outputs.insert(0, output)
@@ -75,16 +75,14 @@ def _sums(
     reference: ir.Value,
     others: Sequence[ir.Value],
     mask: ir.Value | None,
-    dim: int,
     prefix: str,
 ) -> ir.Value:
     """Record Σ reference² and, of each other, Σ (other − reference)²."""
-    shape = record_ints(tape, -1, dim)
-    rows = tape.op("Cast", [tape.op("Reshape", [reference, shape])], {"to": ir.DataType.FLOAT})
-    found = [rows]
-    for other in others:
-        other = tape.op("Cast", [tape.op("Reshape", [other, shape])], {"to": ir.DataType.FLOAT})
-        found.append(tape.op("Sub", [other, rows]))
+    rows, *values = (
+        tape.op("Cast", [tape.op("Flatten", [value], {"axis": -1})], {"to": ir.DataType.FLOAT})
+        for value in (reference, *others)
+    )
+    found = [rows, *(tape.op("Sub", [value, rows]) for value in values)]
     if mask is not None:  # not a product: padding may hold NaN or infinity
         counts = rows_that_count(tape, reference, rows, mask, prefix)
         zero = record_constant(tape, np.float32(0))

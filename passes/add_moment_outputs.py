@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnx_ir.tape import Tape
 
+from fqonnx.passes.carry_out import carry_out
 from fqonnx.passes.constants import Names, record_constant, record_ints
 from fqonnx.passes.convolution import unfold
 from fqonnx.passes.linear_layer import LayerInput
@@ -24,7 +25,8 @@ class AddMomentOutputsPass(ir.passes.InPlacePass):
 
     The other outputs go: what only they needed is not run. ``output_names`` holds the new ones, in
     the order of ``values``, each float32 (dim + 1, dim + 1). The rows of a grouped
-    convolution are those of all its groups, which share one Hessian.
+    convolution are those of all its groups, which share one Hessian. A value inside an If, Loop or
+    Scan is summed over all runs of its graph.
 
     Args:
         values: What the rows are of.
@@ -55,18 +57,21 @@ class AddMomentOutputsPass(ir.passes.InPlacePass):
         mask = by_name[self.mask_input] if self.mask_input is not None else None
         kept = [value for value in graph.outputs if value.name in self.keep]
         graph.outputs.clear()
-        tape = Tape(graph)
+        names = Names(graph)
         for source, output_name in zip(self.values, self.output_names, strict=True):
-            output = _moments(tape, by_name[source.name], source, mask, output_name)
-            output.name = output_name
+            x = by_name[source.name]
+            body = x.graph or graph
+            assert isinstance(body, ir.Graph)
+            tape = Tape(body)
+            output = _moments(tape, x, source, mask, output_name)
             output.dtype, output.shape = ir.DataType.FLOAT, ir.Shape((source.dim + 1,) * 2)
+            for node in tape.nodes:
+                for value in node.outputs:
+                    value.name = names.fresh(f"fqonnx_moment_{value.name}")
+            output = carry_out(graph, output, names)
+            output.name = output_name
             graph.outputs.append(output)
         graph.outputs.extend(kept)
-        names = Names(graph)
-        for node in tape.nodes:
-            for value in node.outputs:
-                if value.name not in self.output_names:
-                    value.name = names.fresh(f"fqonnx_moment_{value.name}")
         RemoveUnusedNodesPass()(model)  # a runtime would run what no output needs
         return ir.passes.PassResult(model, modified=True)
 

@@ -57,7 +57,7 @@ def layer_output(layer: LinearLayer) -> ir.Value:
 def compiled_layers(compiled: ir.Model, layers: Sequence[LinearLayer]) -> list[CompiledLayer]:
     """Return those of the float model's layers that a compiled model holds packed.
 
-    None where it has a node that this version does not know.
+    None where it has a node that this version does not know; none of those inside If, Loop or Scan.
 
     Args:
         compiled: The compiled model.
@@ -67,16 +67,15 @@ def compiled_layers(compiled: ir.Model, layers: Sequence[LinearLayer]) -> list[C
         specs = {n: FrameOpSpec.of_node(n) for n in compiled.graph if n.domain == DOMAIN}
     except ValueError:  # of another version, which may mean anything by its codes
         return []
+    values = {value.name: value for value in _values(compiled.graph)}
+    layers = [layer for layer in layers if layer_output(layer).name in values]
     if not layers or not specs:
         return []
-    shared = {value.name for value in _values(layers[0].node.graph)}
-    values = {value.name: value for value in _values(compiled.graph)}
+    shared = {value.name for value in _values(layers[0].graph)}
     position = {node: i for i, node in enumerate(compiled.graph)}
     found = []
     for layer in layers:
-        output = values.get(layer_output(layer).name)
-        if output is None:
-            continue
+        output = values[layer_output(layer).name]
         behind, read = _behind(output, shared)
         if not read <= {value.name for value in (layer.x, layer.bias) if value is not None}:
             continue  # a layer of another model
@@ -91,8 +90,7 @@ def compiled_layers(compiled: ir.Model, layers: Sequence[LinearLayer]) -> list[C
     return found
 
 
-def _values(graph: ir.Graph | ir.Function | None) -> list[ir.Value]:
-    assert isinstance(graph, ir.Graph)
+def _values(graph: ir.Graph) -> list[ir.Value]:
     return [*graph.inputs, *(output for node in graph for output in node.outputs)]
 
 

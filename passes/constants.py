@@ -1,23 +1,114 @@
-"""Constant values of a graph: finding them, and deriving new ones without reading the bytes."""
+"""Values of a graph: constants, whatever makes them, new names, and values in place of others."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from numpy.typing import ArrayLike, NDArray
+from onnx.reference import ReferenceEvaluator
 from onnx_ir.tape import Tape
 
-DERIVED_FROM = "fqonnx.derived_from"  # in Value.meta: the initializer of the user's file
+# What a constant may go through before a layer reads it. A Mul is the alpha or beta of a Gemm.
+_COMPUTED = {"Cast", "DequantizeLinear", "Flatten", "Identity", "Mul"}
+_COMPUTED |= {"Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+_MOST_DIMS = 8
 
 
 def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """Return the tensor of an initializer that no caller can replace, else None."""
-    if value is None or not value.is_initializer() or value.is_graph_input():
+    """Return the tensor of a value that no caller can replace, else None.
+
+    That is an initializer, a Constant, or what a few operators make of them alone: such a tensor is
+    lazy, and computed by `onnx.reference` each time that it is read.
+    """
+    if value is None or value.is_graph_input():
         return None
-    return value.const_value
+    node = value.producer()
+    if node is None:
+        return value.const_value if value.is_initializer() else None
+    if node.domain != "":
+        return None
+    if node.op_type == "Constant":
+        return _attribute(node)
+    shape = value.shape
+    if node.op_type not in _COMPUTED or value.dtype is None:
+        return None
+    if shape is None or not shape.is_static():
+        return None
+    if any(source is not None and constant(source) is None for source in node.inputs):
+        return None
+    given = {
+        str(v.name): t for v in node.inputs if v is not None and (t := constant(v)) is not None
+    }
+    proto, dtype = ir.to_proto(node), value.dtype  # the node may be gone when it is computed
+    return ir.LazyTensor(lambda: _computed(proto, given, dtype), dtype, shape, name=value.name)
+
+
+def made_from(value: ir.Value) -> Iterator[ir.Value]:
+    """Yield a constant value and what it is made from, back to an initializer or a Constant."""
+    yield value
+    while (node := value.producer()) is not None and node.inputs:
+        source = node.inputs[0]
+        assert source is not None
+        yield source
+        value = source
+
+
+def steps(value: ir.Value) -> list[str]:
+    """Return the operators that a constant value went through, the last first."""
+    return [node.op_type for step in made_from(value) if (node := step.producer()) is not None]
+
+
+def readers(value: ir.Value) -> Iterator[ir.Node]:
+    """Yield the nodes that read a constant, or what other nodes make of it alone."""
+    for node in value.consumers():
+        if constant(node.outputs[0]) is None:
+            yield node
+        else:
+            yield from readers(node.outputs[0])
+
+
+def recipe(value: ir.Value) -> Hashable:
+    """Return what is equal for constant values that are made from the same one in the same way."""
+    node, tensor = value.producer(), constant(value)
+    if tensor is not None and tensor.size <= _MOST_DIMS:  # a shape, axes, or a factor
+        return tensor.dtype, tensor.numpy().tobytes()
+    if node is None or node.op_type == "Constant":
+        return value
+    attributes = tuple(sorted((name, str(a.value)) for name, a in node.attributes.items()))
+    return (node.op_type, attributes, *(v and recipe(v) for v in node.inputs))
+
+
+def _attribute(node: ir.Node) -> ir.TensorProtocol | None:
+    """Return the tensor of a Constant; None for a sparse one or one of strings."""
+    (attribute,) = node.attributes.values()
+    if attribute.is_ref():
+        return None
+    dtype = {"value_float": np.float32, "value_floats": np.float32}.get(attribute.name, np.int64)
+    if attribute.name == "value":
+        return attribute.as_tensor()
+    if attribute.name in ("value_float", "value_floats", "value_int", "value_ints"):
+        return ir.tensor(np.asarray(attribute.value, dtype), name=node.outputs[0].name)
+    return None
+
+
+def _computed(
+    proto: onnx.NodeProto, given: Mapping[str, ir.TensorProtocol], dtype: ir.DataType
+) -> ir.TensorProtocol:
+    """Compute the output of a node whose inputs are constants."""
+    # Of the operators here no version since opset 13 gives an older node another meaning.
+    evaluator = ReferenceEvaluator(proto, opsets={"": onnx.defs.onnx_opset_version()})
+    (name, source), *others = given.items()
+    more = {name: tensor.numpy() for name, tensor in others}
+
+    def transform(array: NDArray[np.generic]) -> NDArray[np.generic]:
+        (result,) = evaluator.run(None, {name: array, **more})
+        return np.asarray(result)
+
+    return ir.tensor(detached(source, transform), dtype=dtype)
 
 
 def detached(
@@ -37,15 +128,15 @@ class Names:
 
     Args:
         graph: The main graph.
+        inner: Whether the names inside its nodes count.
     """
 
-    def __init__(self, graph: ir.Graph) -> None:
-        self._taken = {str(value.name) for value in (*graph.inputs, *graph.initializers.values())}
-        for node in ir.traversal.RecursiveGraphIterator(graph):
-            self._taken.update(str(value.name) for value in node.outputs)
-            for subgraph in _subgraphs(node):
-                self._taken.update(str(value.name) for value in subgraph.inputs)
-                self._taken.update(subgraph.initializers)
+    def __init__(self, graph: ir.Graph, *, inner: bool = True) -> None:
+        self._taken: set[str] = set()
+        for part in (graph, *(graph.subgraphs() if inner else ())):
+            self._taken.update(str(value.name) for value in part.inputs)
+            self._taken.update(part.initializers)
+            self._taken.update(str(value.name) for node in part for value in node.outputs)
 
     def fresh(self, name: str) -> str:
         """Return ``name``, with a number behind it where it is taken, and take it."""
@@ -55,16 +146,6 @@ class Names:
             candidate = f"{name}_{number}"
         self._taken.add(candidate)
         return candidate
-
-
-def _subgraphs(node: ir.Node) -> list[ir.Graph]:
-    found: list[ir.Graph] = []
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
-            found.append(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS and not attribute.is_ref():
-            found.extend(attribute.as_graphs())
-    return found
 
 
 def add_initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
@@ -79,38 +160,6 @@ def add_initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir
     return value
 
 
-def derive_initializer(
-    graph: ir.Graph,
-    source: ir.Value,
-    name: str,
-    shape: Sequence[int],
-    dtype: ir.DataType,
-    transform: Callable[[NDArray[np.generic]], NDArray[np.generic]],
-) -> ir.Value:
-    """Add an initializer that computes ``transform(source)`` each time it is read.
-
-    Args:
-        graph: The graph that gets the initializer.
-        source: A constant value (see `constant`).
-        name: A free name.
-        shape: Shape of the result.
-        dtype: Type of the result.
-        transform: A function of the source's array.
-    """
-    tensor = source.const_value
-    if tensor is None:
-        raise ValueError(f"{source.name!r} is not constant")
-    lazy = ir.LazyTensor(
-        lambda: ir.tensor(detached(tensor, transform), dtype=dtype, name=name),
-        dtype=dtype,
-        shape=ir.Shape(shape),
-        name=name,
-    )
-    value = add_initializer(graph, name, lazy)
-    value.meta[DERIVED_FROM] = source.meta.get(DERIVED_FROM, source.name)
-    return value
-
-
 def record_constant(tape: Tape, value: ArrayLike) -> ir.Value:
     """Record a Constant of the array's own type."""
     return tape.op("Constant", [], {"value": ir.tensor(np.asarray(value))})
@@ -121,12 +170,34 @@ def record_ints(tape: Tape, *values: int) -> ir.Value:
     return record_constant(tape, np.asarray(values, np.int64))
 
 
-def remove_if_unused(graph: ir.Graph, value: ir.Value) -> None:
-    """Drop an initializer that nothing reads any more."""
-    if (
-        value.is_initializer()
-        and not value.uses()
-        and not value.is_graph_output()
-        and not value.is_graph_input()
-    ):
-        graph.initializers.pop(str(value.name))
+def remove_if_unused(value: ir.Value) -> None:
+    """Drop a constant that nothing reads any more, and what only it was made from."""
+    node = value.producer()
+    if constant(value) is None or value.uses() or value.is_graph_output():
+        return
+    if node is None:
+        assert value.graph is not None
+        value.graph.initializers.pop(str(value.name))
+        return
+    sources = [source for source in node.inputs if source is not None]
+    assert node.graph is not None
+    node.graph.remove(node, safe=True)
+    for source in dict.fromkeys(sources):
+        remove_if_unused(source)
+
+
+def replace_nodes(
+    graph: ir.Graph,
+    place: ir.Node,
+    old_nodes: Sequence[ir.Node],
+    new_nodes: Sequence[ir.Node],
+    old_values: Sequence[ir.Value],
+    new_values: Sequence[ir.Value],
+) -> None:
+    """Put nodes behind a place and in that of others; values keep all that a user gave them."""
+    for old, new in zip(old_values, new_values, strict=True):
+        new.doc_string = old.doc_string
+        new.metadata_props.update(old.metadata_props)
+    ir.convenience.replace_nodes_and_values(
+        graph, place, old_nodes, new_nodes, old_values, new_values
+    )

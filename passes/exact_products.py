@@ -14,9 +14,9 @@ class ExactProductsPass(ir.passes.InPlacePass):
     """Give each FrameMatMul of accuracy ``fast`` the accuracy ``exact``."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Change attributes and bodies of nodes in the main graph."""
+        """Change attributes and bodies of nodes, those of subgraphs included."""
         modified = False
-        for node in model.graph:
+        for node in model.graph.all_nodes():
             if node.domain != DOMAIN or node.op_type != "FrameMatMul":
                 continue
             spec = FrameOpSpec.of_node(node)

@@ -24,8 +24,8 @@ def add_function(model: ir.Model, spec: FrameOpSpec) -> None:
 
 
 def remove_unused_functions(model: ir.Model) -> bool:
-    """Drop functions of our domain that no node of the main graph calls; say if there were any."""
-    used = {node.op_identifier() for node in model.graph}
+    """Drop functions of our domain that no node calls; say if there were any."""
+    used = {node.op_identifier() for node in model.graph.all_nodes()}
     unused = [key for key in model.functions if key[0] == DOMAIN and key not in used]
     for key in unused:
         del model.functions[key]

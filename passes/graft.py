@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from fqonnx.passes.carry_out import subgraphs
 from fqonnx.passes.constants import Names, add_initializer, constant
 
 
@@ -52,12 +53,8 @@ def with_subgraphs(nodes: Iterable[ir.Node]) -> Iterator[ir.Node]:
     """Yield nodes, behind each those inside it at any depth."""
     for node in nodes:
         yield node
-        for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.GRAPH:
-                yield from with_subgraphs(attribute.as_graph())
-            elif attribute.type == ir.AttributeType.GRAPHS:
-                for graph in attribute.as_graphs():
-                    yield from with_subgraphs(graph)
+        for graph in subgraphs(node):
+            yield from with_subgraphs(graph)
 
 
 def _adopt(graph: ir.Graph, value: ir.Value, names: Names) -> ir.Value:

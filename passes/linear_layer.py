@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from fqonnx.passes.constants import detached
+from fqonnx.passes.constants import detached, recipe
 from fqonnx.passes.convolution import Convolution
+
+# By domain and operator: whose second input can be the weight of a layer.
+LINEAR = {("", "MatMul"), ("", "Gemm"), ("", "Conv")}
+LINEAR |= {("com.microsoft", "Attention"), ("com.microsoft", "FusedMatMul")}
+DTYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+MIN_WEIGHTS = 1024
+
+
+def is_worthwhile(tensor: ir.TensorProtocol) -> bool:
+    """Whether a weight is of a type and of a size that is quantized at all."""
+    return tensor.dtype in DTYPES and tensor.size >= MIN_WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -29,17 +41,24 @@ class LayerInput:
 
 @dataclass(frozen=True)
 class LinearLayer:
-    """A MatMul or Conv with a constant weight, and the Add of a MatMul's bias where there is one.
+    """A node with a constant weight, and the Add of a MatMul's bias where there is one.
+
+    The weight is a matrix (dim_in, dim_out), whose rows the node multiplies by; the kernel of a
+    Conv; or the matrices (..., dim_in, rows) of a MatMul of a batch, which stand beside one another
+    as one matrix, as those of the heads of an attention do.
 
     Attributes:
         name: The module path that PyTorch's exporter left, or the node's name.
         names: All that a pattern may call it by: that name, the node's, and those of its constants.
         op_type: The operator as the user's file had it.
-        node: The MatMul or Conv.
+        node: The MatMul, Conv or Attention.
         add: The Add of the bias.
-        weight: The weight's initializer: (dim_in, dim_out), or a Conv's kernel.
-        bias: The bias (dim_out,): an initializer, but for a Conv it may be an activation too.
+        weight: The weight, a constant value (see `constants.constant`); ``const_value`` has it.
+        bias: The bias (dim_out,): a constant value, but for a Conv or an Attention it may be an
+            activation too.
         convolution: What a Conv does.
+        lookups: Gather nodes that read the same table as the layer, and are to read the quantized
+            one; the weight is the table or its transpose.
     """
 
     name: str
@@ -50,6 +69,13 @@ class LinearLayer:
     weight: ir.Value
     bias: ir.Value | None
     convolution: Convolution | None = None
+    lookups: tuple[ir.Node, ...] = ()
+
+    @property
+    def graph(self) -> ir.Graph:
+        """The graph that the node is in: the main one, or one inside a node."""
+        assert isinstance(self.node.graph, ir.Graph)
+        return self.node.graph
 
     @property
     def x(self) -> ir.Value:
@@ -59,14 +85,23 @@ class LinearLayer:
         return x
 
     @property
+    def bias_use(self) -> tuple[ir.Node, int]:
+        """The node that reads the bias, and which of its inputs that is."""
+        if self.add is None:
+            return self.node, 2
+        return self.add, self.add.inputs.index(self.bias)
+
+    @property
     def input(self) -> LayerInput:
         """The rows of the activation."""
         return LayerInput(str(self.x.name), self.dim_in, self.convolution)
 
     @property
     def is_row_product(self) -> bool:
-        """Whether the rows are a view of the activation, not patches that overlap or are padded."""
-        return self.convolution is None or self.convolution.is_row_product(self.x)
+        """Whether the rows are a view of the activation and their products are the output."""
+        if self.convolution is not None:
+            return self.convolution.is_row_product(self.x)
+        return self.node.op_type == "MatMul" and len(self.weight_shape) == 2
 
     @property
     def has_groups(self) -> bool:
@@ -76,17 +111,33 @@ class LinearLayer:
     @property
     def dim_in(self) -> int:
         """Rows of the weight as a matrix."""
-        return self.convolution.dim_in if self.convolution else self.weight_shape[0]
+        return self.convolution.dim_in if self.convolution else self.weight_shape[-2]
 
     @property
     def dim_out(self) -> int:
         """Columns of the weight as a matrix."""
-        return self.weight_shape[0 if self.convolution else 1]
+        return self._tensor.size // self.dim_in
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
         """Shape of the weight as the node reads it."""
         return tuple(self._tensor.shape.numpy())
+
+    @property
+    def split_shape(self) -> tuple[int, ...]:
+        """Shape of the matrix that, with its axes in the order of ``perm``, is the weight."""
+        if self.convolution:
+            return self.dim_in, self.dim_out
+        *batch, dim_in, rows = self.weight_shape
+        return dim_in, *batch, rows
+
+    @property
+    def perm(self) -> tuple[int, ...]:
+        """The axes of ``split_shape`` as the weight has them, a kernel's being one."""
+        if self.convolution:
+            return 1, 0
+        batch = range(1, len(self.weight_shape) - 1)
+        return *batch, 0, len(batch) + 1
 
     @property
     def dtype(self) -> ir.DataType:
@@ -98,14 +149,20 @@ class LinearLayer:
         """Bytes of the float weight."""
         return self._tensor.nbytes
 
+    @property
+    def weight_key(self) -> Hashable:
+        """What layers of equal weights share."""
+        return recipe(self.weight), self.split_shape, self.perm
+
     def matrix(self) -> NDArray[np.float32]:
         """Return the weight (dim_in, dim_out) in memory of its own."""
         array = detached(self._tensor).astype(np.float32, copy=False)
-        return array.reshape(self.dim_out, -1).T if self.convolution else array
+        array = array.reshape([self.split_shape[axis] for axis in self.perm])
+        return array.transpose(np.argsort(self.perm)).reshape(self.dim_in, self.dim_out)
 
     def stored(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return a matrix (dim_in, dim_out) in the shape of the weight."""
-        return matrix.T.reshape(self.weight_shape) if self.convolution else matrix
+        return matrix.reshape(self.split_shape).transpose(self.perm).reshape(self.weight_shape)
 
     @property
     def _tensor(self) -> ir.TensorProtocol:

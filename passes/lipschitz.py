@@ -26,6 +26,7 @@ _FACTORS = {
     "Gelu": 1.13,
     "Erf": 2.0 / math.sqrt(math.pi),
 }
+_PRODUCTS = {"MatMul", "FrameMatMul", "Conv"}
 
 
 class Rules:
@@ -52,7 +53,7 @@ class Rules:
         """
         x, *others = (bounds for bounds in inputs if bounds is not None)
         is_standard, is_unary = node.domain == "", inputs[0] is x and not others
-        if node in self.layers and is_unary:
+        if node in self.layers and is_unary and node.op_type in _PRODUCTS:
             return self._layer(node, x, self.layers[node])
         if is_standard and node.op_type in ("Add", "Sub"):
             return self._sum(node, inputs)
@@ -232,8 +233,6 @@ def _overlap(node: ir.Node) -> float:
 def _array(node: ir.Node, index: int) -> NDArray[np.float64]:
     value = node.inputs[index]
     tensor = constant(value)
-    if tensor is None and value is not None and value.producer() is not None:
-        tensor = ir.convenience.get_const_tensor(value)  # a Constant node's
     if tensor is None:
         raise UnboundedError(
             f"{value.name if value else None!r} of {_described(node)} is not constant"

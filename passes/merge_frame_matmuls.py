@@ -11,7 +11,13 @@ import onnx_ir as ir
 
 from fqonnx.frames import FrameSpec
 from fqonnx.packing import TILE_ROWS
-from fqonnx.passes.constants import Names, add_initializer, constant, remove_if_unused
+from fqonnx.passes.constants import (
+    Names,
+    add_initializer,
+    constant,
+    remove_if_unused,
+    replace_nodes,
+)
 from fqonnx.passes.frame_functions import add_function, remove_unused_functions
 from fqonnx.passes.select_weights import layer_name
 from fqonnx.runtime_ops import DOMAIN, FrameOpSpec
@@ -24,9 +30,9 @@ class MergeFrameMatMulsPass(ir.passes.InPlacePass):
     """Merge FrameMatMul nodes whose inputs, frames and kinds of codes are the same.
 
     Their rows of codes stand behind one another in the merged node, which has an output for each.
-    A node with a frame on its output side, or with a bias that is computed, is left alone; so is
-    one of a trellis code whose last tiles are padded, with which the next node would begin in the
-    midst of a tile.
+    A node with a frame on its output side, with a bias that is computed, or with codes that another
+    node reads too, is left alone; so is one of a trellis code whose last tiles are padded, with
+    which the next node would begin in the midst of a tile.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -55,11 +61,13 @@ def merged_layers(node: ir.Node) -> list[str]:
 
 
 def _is_mergeable(node: ir.Node) -> bool:
-    spec = FrameOpSpec.of_node(node)
+    spec, codes = FrameOpSpec.of_node(node), node.inputs[1]
     constants = [value for value in node.inputs[1:] if value is not None]
     return (
         spec.frame_out.kind == "identity"
         and not spec.splits
+        and codes is not None
+        and len(codes.uses()) == 1
         and not (spec.codebook == "trellis" and spec.frame_out.dim % TILE_ROWS)
         and all(constant(value) is not None for value in constants)
     )
@@ -119,7 +127,7 @@ def _merge(model: ir.Model, group: Sequence[ir.Node], names: Names, layers: Sequ
         metadata_props={_LAYERS: json.dumps(layers)},
     )
     add_function(model, spec)
-    ir.convenience.replace_nodes_and_values(
+    replace_nodes(
         model.graph,
         group[0],
         group,
@@ -128,7 +136,7 @@ def _merge(model: ir.Model, group: Sequence[ir.Node], names: Names, layers: Sequ
         merged.outputs,
     )
     for value in (value for given in inputs for value in given.values() if value is not None):
-        remove_if_unused(model.graph, value)
+        remove_if_unused(value)
 
 
 def _zeros(spec: FrameOpSpec) -> ir.TensorProtocol:

@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
 
-from fqonnx.passes.fold_weights import FoldWeightsPass
+from fqonnx.passes.constants import Names
+from fqonnx.passes.linear_layer import LINEAR
 from fqonnx.passes.normalize_linear import NormalizeLinearPass
+from fqonnx.runtime_ops import DOMAIN
 
 _SMALL_BYTES = 1024  # of initializers whose numbers may be shapes; a message ends at 2 GiB
 
 
 def normalize(model: ir.Model) -> None:
-    """Infer types, fold constant weights and write Gemm as MatMul and Add, in place."""
+    """Inline functions with layers, infer types, write Gemm as MatMul and Add, in place."""
+    InlinePass(criteria=lambda function: _is_inlined(model, function))(model)
     _infer_types(model)
-    FoldWeightsPass()(model)
+    _tell_apart(model.graph)
     NormalizeLinearPass()(model)
+
+
+def _is_inlined(model: ir.Model, function: ir.Function) -> bool:
+    """Whether a function, or one that it calls, has linear layers of the model's own opset."""
+    if function.domain == DOMAIN:
+        return False
+    imports = model.graph.opset_imports
+    if any(imports.get(domain, v) != v for domain, v in function.opset_imports.items()):
+        return False
+    for node in function.all_nodes():
+        called = model.functions.get(node.op_identifier())
+        if (node.domain, node.op_type) in LINEAR or (called and _is_inlined(model, called)):
+            return True
+    return False
 
 
 def _infer_types(model: ir.Model) -> None:
@@ -41,3 +59,13 @@ def _infer_types(model: ir.Model) -> None:
         for name, value in ir.convenience.create_value_mapping(graph).items():
             if value not in declared and name in values and values[name].type is not None:
                 value.type, value.shape = values[name].type, values[name].shape
+
+
+def _tell_apart(graph: ir.Graph) -> None:
+    """Rename values of subgraphs that are called as others are: both branches of an If may."""
+    names = Names(graph, inner=False)
+    for subgraph in graph.subgraphs():
+        made = [output for node in subgraph for output in node.outputs]
+        for value in [*subgraph.inputs, *subgraph.initializers.values(), *made]:
+            if value.name:
+                value.name = names.fresh(value.name)

@@ -1,7 +1,8 @@
 """Put packed weights in the place of float ones.
 
-A layer whose rows are a view of its activation becomes a FrameMatMul. Any other convolution stays
-and reads its weight from a FrameDequant.
+A layer whose rows are a view of its activation becomes a FrameMatMul. Any other node stays and
+reads its weight from a FrameDequant. Packed weights are initializers of the main graph, which the
+graphs inside its nodes see too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ from numpy.typing import NDArray
 from onnx_ir.tape import Tape
 
 from fqonnx.packing import TILE, choose_block_size
-from fqonnx.passes.constants import Names, add_initializer, record_ints, remove_if_unused
+from fqonnx.passes.constants import (
+    Names,
+    add_initializer,
+    record_ints,
+    remove_if_unused,
+    replace_nodes,
+    steps,
+)
 from fqonnx.passes.convolution import channels_first, row_view
 from fqonnx.passes.frame_functions import add_function
 from fqonnx.passes.linear_layer import LinearLayer
@@ -56,7 +64,7 @@ class QuantizeWeightsPass(ir.passes.InPlacePass):
         self.nodes: dict[str, ir.Node] = {}  # what multiplies by the weight now, by layer name
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rewrite the main graph."""
+        """Rewrite the main graph and those inside its nodes."""
         rewriter = _Rewriter(model, self.contrib)
         for replacement in self.replacements:
             rewriter.rewrite(replacement)
@@ -87,10 +95,12 @@ class _Rewriter:
                 self.replace(layer, replacement, packed)
         else:
             self.dequantize(replacement, packed)
+        if replacement.layers[0].lookups:
+            self.look_up(replacement, packed)
         for layer in replacement.layers:
             for value in (layer.weight, layer.bias):
                 if value is not None:
-                    remove_if_unused(self.graph, value)
+                    remove_if_unused(value)
 
     def replace(
         self, layer: LinearLayer, replacement: Replacement, packed: dict[str, ir.Value]
@@ -113,30 +123,49 @@ class _Rewriter:
         result.dtype, result.shape = layer.dtype, output.shape
         self.name_values(tape, f"{output.name}.quantized")
         removed = [layer.node] if layer.add is None else [layer.add, layer.node]
-        ir.convenience.replace_nodes_and_values(
-            self.graph, old, removed, list(tape.nodes), [output], [result]
-        )
+        replace_nodes(layer.graph, old, removed, list(tape.nodes), [output], [result])
 
     def dequantize(self, replacement: Replacement, packed: dict[str, ir.Value]) -> None:
-        """Let convolutions read their weight from a FrameDequant."""
+        """Let nodes that stay read their weight from a FrameDequant."""
         first, quantized = replacement.layers[0], replacement.quantized
         name = f"{first.node.name or first.name}.weight"
         tape = Tape()
-        matrix = self.record(tape, "FrameDequant", name, first, quantized, {**packed})
-        matrix.shape = ir.Shape((first.dim_in, first.dim_out))
-        kernel = tape.op("Transpose", [matrix], {"perm": [1, 0]})
-        kernel = tape.op("Reshape", [kernel, record_ints(tape, *first.weight_shape)])
-        kernel.dtype, kernel.shape = first.dtype, ir.Shape(first.weight_shape)
+        weight = self.record(tape, "FrameDequant", name, first, quantized, {**packed})
+        weight.shape = ir.Shape((first.dim_in, first.dim_out))
+        if first.perm != (0, 1):
+            if len(first.split_shape) > 2:
+                weight = tape.op("Reshape", [weight, record_ints(tape, *first.split_shape)])
+            weight = tape.op("Transpose", [weight], {"perm": first.perm})
+            weight = tape.op("Reshape", [weight, record_ints(tape, *first.weight_shape)])
+        weight.dtype, weight.shape = first.dtype, ir.Shape(first.weight_shape)
         self.name_values(tape, f"{first.weight.name}.quantized")
-        self.graph.insert_before(first.node, tape.nodes)
+        place = first.node if first.graph is self.graph else self.graph[0]
+        self.graph.insert_before(place, tape.nodes)
         for layer in replacement.layers:
-            layer.node.replace_input_with(1, kernel)
+            layer.node.replace_input_with(1, weight)
             self.nodes[layer.name] = layer.node
             if layer.bias is not None:
-                tape = Tape()
-                layer.node.replace_input_with(2, self.bias(tape, layer, replacement))
+                tape, (reader, index) = Tape(), layer.bias_use
+                reader.replace_input_with(index, self.bias(tape, layer, replacement))
                 self.name_values(tape, f"{layer.bias.name}.quantized")
-                self.graph.insert_before(layer.node, tape.nodes)
+                layer.graph.insert_before(reader, tape.nodes)
+
+    def look_up(self, replacement: Replacement, packed: dict[str, ir.Value]) -> None:
+        """Let embeddings read the table of a layer from a FrameDequant of its codes."""
+        first = replacement.layers[0]
+        table = first.lookups[0].inputs[0]
+        assert table is not None
+        tape = Tape()
+        name = f"{table.name}.table"
+        weight = self.record(tape, "FrameDequant", name, first, replacement.quantized, {**packed})
+        weight.shape = ir.Shape(first.weight_shape)
+        if steps(first.weight).count("Transpose") % 2:
+            weight = tape.op("Transpose", [weight], {"perm": [1, 0]})
+        weight.dtype, weight.shape = first.dtype, table.shape
+        self.name_values(tape, f"{table.name}.quantized")
+        self.graph.insert_before(self.graph[0], tape.nodes)
+        for node in first.lookups:
+            node.replace_input_with(0, weight)
 
     def bias(self, tape: Tape, layer: LinearLayer, replacement: Replacement) -> ir.Value | None:
         """Return the bias of a layer: quantized, shifted, or as it is."""

@@ -10,18 +10,21 @@ from itertools import chain, count
 import onnx_ir as ir
 
 from fqonnx.config import matches
-from fqonnx.passes.constants import DERIVED_FROM, constant
+from fqonnx.passes.constants import constant, made_from, readers, steps
 from fqonnx.passes.convolution import Convolution
-from fqonnx.passes.fold_weights import FOLDED
-from fqonnx.passes.linear_layer import LinearLayer
+from fqonnx.passes.linear_layer import DTYPES, LINEAR, MIN_WEIGHTS, LinearLayer
+from fqonnx.passes.lookups import SharedTable, share_tables
 from fqonnx.passes.normalize_linear import ORIGINAL_OP_TYPE
 from fqonnx.runtime_ops import DOMAIN
 
-MIN_WEIGHTS = 1024
 MIN_DIM_IN = 16  # of a convolution: codes come in blocks of 16, and each channel has a scale
-_DTYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
-_PRODUCTS = ("MatMul", "Gemm")
-_LINEAR = (*_PRODUCTS, "Conv")
+# Operators of integers, whose weights are constants of 8 bits.
+_OF_INTEGERS = {("", op) for op in ("MatMulInteger", "QLinearMatMul", "ConvInteger", "QLinearConv")}
+_OF_INTEGERS |= {
+    ("com.microsoft", op)
+    for op in ("QAttention", "QGemm", "MatMulIntegerToFloat", "DynamicQuantizeMatMul")
+}
+_READERS = LINEAR | {("", "Gather")}  # an embedding table may be the weight of the last layer too
 NOT_INCLUDED = "no --include pattern matches"
 
 
@@ -49,6 +52,7 @@ class SelectWeightsPass(ir.passes.InPlacePass):
         include: Globs; a layer is taken if its name, node or weight matches one. Empty takes all.
         exclude: Globs of what is not taken.
         others: Globs that mean something later on.
+        requantize: Whether weights behind a DequantizeLinear are taken.
     """
 
     def __init__(
@@ -56,13 +60,17 @@ class SelectWeightsPass(ir.passes.InPlacePass):
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         others: Sequence[str] = (),
+        *,
+        requantize: bool = False,
     ) -> None:
         super().__init__()
         self.include = tuple(include)
         self.exclude = tuple(exclude)
         self.others = tuple(others)
+        self.requantize = requantize
         self.layers: list[LinearLayer] = []
         self.kept: list[Unquantized] = []
+        self.tables: list[SharedTable] = []  # of layers, that Gather nodes read too
         self.unmatched: list[str] = []  # patterns that match no node with a weight
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -76,18 +84,22 @@ class SelectWeightsPass(ir.passes.InPlacePass):
             name = layer_name(node, taken_names)
             taken_names.add(name)
             not_wanted = self._not_wanted(node, name)
-            reason = place or self._reason(node, name) or not_wanted
+            reason = place or self._reason(node) or not_wanted
             if reason is None:
                 self.layers.append(_layer(node, name))
             else:
                 tensor = _weight_tensor(node)
                 shape = None if tensor is None else tuple(int(d) for d in tensor.shape.numpy())
                 self.kept.append(Unquantized(name, _op_type(node), shape, reason))
+        self.layers, self.tables = share_tables(self.layers)
         return ir.passes.PassResult(model, modified=False)
 
-    def _reason(self, node: ir.Node, name: str) -> str | None:
-        """Return why a node of the main graph is kept, or None if it is to be quantized."""
-        if node.domain != "" or node.op_type not in _LINEAR:
+    def _reason(self, node: ir.Node) -> str | None:
+        """Return why a node is kept, or None if it is to be quantized."""
+        kind = node.domain, node.op_type
+        if kind in _OF_INTEGERS:
+            return f"the weight of {node.op_type} is of integers already"
+        if kind not in LINEAR:
             return f"{node.op_type} is not a linear layer; MatMul, Gemm and Conv are quantized"
         x, weight = node.inputs[0], node.inputs[1]
         tensor = constant(weight)
@@ -96,32 +108,37 @@ class SelectWeightsPass(ir.passes.InPlacePass):
                 return "the weight is a graph input too, so a caller may replace it"
             if constant(x) is not None:
                 return "the constant is the left operand"
-            source = _folded_source(weight)
-            if source is not None:
-                return f"the weight is made from {source.name!r}, which other nodes read too"
             return "both operands are activations"
-        rank, is_product = len(tensor.shape), node.op_type in _PRODUCTS
-        if is_product and rank != 2:
-            return f"the weight has {rank} dimensions, expected 2"
-        if tensor.dtype not in _DTYPES:
+        rank = len(tensor.shape)
+        if rank < 2:
+            return f"the weight has {rank} dimensions, expected 2 or more"
+        if tensor.dtype not in DTYPES:
             return f"the weight is {tensor.dtype.name}, expected FLOAT or FLOAT16"
-        alike = _PRODUCTS if is_product else ("Conv",)
-        other = next((u.node for u in weight.uses() if u.node.op_type not in alike), None)
-        if other is not None:
+        if not self.requantize and "DequantizeLinear" in steps(weight):
             return (
-                f"the weight is shared with {other.op_type} node {other.name!r}, which stays float"
+                "the weight is quantized already, behind a DequantizeLinear; --requantize "
+                "quantizes what that gives"
             )
+        *_, source = made_from(weight)
+        for other in readers(source):
+            if (other.domain, other.op_type) not in _READERS:
+                return (
+                    f"the weight is shared with {other.op_type} node {other.name!r}, "
+                    "which stays float"
+                )
         if len({use.node.attributes.get_int("group", 1) for use in weight.uses()}) > 1:
             return "the weight is shared with a Conv of another number of groups"
-        if node.op_type == "Gemm":
-            return "the Gemm could not be rewritten as MatMul"
         if tensor.size < MIN_WEIGHTS:
             return f"{tensor.size} weights, fewer than {MIN_WEIGHTS}: the bytes are not worth it"
+        if node.op_type in ("Gemm", "FusedMatMul"):
+            return f"the {node.op_type} could not be rewritten as MatMul"
+        if node.op_type != "Conv":
+            return None
         channels, groups = tensor.shape.numpy()[0], node.attributes.get_int("group", 1)
-        if not is_product and (groups < 1 or channels % groups):
+        if groups < 1 or channels % groups:
             return f"its {channels} channels are not {groups} groups"
         dim_in = tensor.size // channels
-        if not is_product and dim_in < MIN_DIM_IN:
+        if dim_in < MIN_DIM_IN:
             return (
                 f"{dim_in} weights a channel, fewer than {MIN_DIM_IN}: padding would eat the gain"
             )
@@ -138,32 +155,29 @@ class SelectWeightsPass(ir.passes.InPlacePass):
 
 def _names(node: ir.Node, name: str) -> frozenset[str]:
     """Return all that a pattern may call a layer by."""
-    names = {name, node.name or ""}
-    for value in node.inputs:
-        if value is not None and value.is_initializer():
-            names |= {str(value.name), str(value.meta.get(DERIVED_FROM, value.name))}
-    return frozenset(names)
+    constants = [value for value in node.inputs if value is not None and constant(value)]
+    sources = [str(source.name) for value in constants for source in made_from(value)]
+    return frozenset((name, node.name or "", *sources))
 
 
 def _all_nodes(model: ir.Model) -> Iterator[tuple[ir.Node, str | None]]:
-    """Yield every node and, outside the main graph, why it is not looked at."""
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        if node.graph is model.graph:
-            yield node, None
-        else:
-            yield node, "inside a subgraph (If, Loop or Scan): not supported yet"
+    """Yield every node and, inside a function, why it is not looked at."""
+    for node in model.graph.all_nodes():
+        yield node, None
     for function in model.functions.values():
         if function.domain == DOMAIN:
             continue
-        for node in ir.traversal.RecursiveGraphIterator(function.graph):
-            yield node, f"inside the function {function.domain}::{function.name}: not supported yet"
+        for node in function.all_nodes():
+            name = f"{function.domain}::{function.name}"
+            yield node, f"inside the function {name}, whose opset is not that of the model"
 
 
 def _is_weighted(node: ir.Node) -> bool:
     """Whether the node is linear, or reads a float constant of two or more dimensions."""
-    if node.domain == "" and node.op_type in _LINEAR:
+    kind = node.domain, node.op_type
+    if kind in LINEAR:
         return not _is_quantized(node)
-    return _weight_tensor(node) is not None
+    return kind in _OF_INTEGERS or _weight_tensor(node) is not None
 
 
 def _is_quantized(node: ir.Node) -> bool:
@@ -177,13 +191,15 @@ def _is_quantized(node: ir.Node) -> bool:
 
 
 def _weight_tensor(node: ir.Node) -> ir.TensorProtocol | None:
+    if constant(node.outputs[0] if node.outputs else None) is not None:
+        return None  # it is not run, but folded: what reads it has the weight
     for value in node.inputs:
-        tensor = ir.convenience.get_const_tensor(value) if value is not None else None
+        tensor = constant(value)
         if (
             tensor is not None
             and len(tensor.shape) >= 2
             and tensor.dtype.is_floating_point()
-            and (tensor.size >= MIN_WEIGHTS or node.op_type in _LINEAR)
+            and (tensor.size >= MIN_WEIGHTS or (node.domain, node.op_type) in LINEAR)
         ):
             return tensor
     return None
@@ -192,15 +208,20 @@ def _weight_tensor(node: ir.Node) -> ir.TensorProtocol | None:
 def _layer(node: ir.Node, name: str) -> LinearLayer:
     weight = node.inputs[1]
     assert weight is not None
+    weight.const_value = constant(weight)
     assert weight.const_value is not None
+    convolution = None
     if node.op_type == "Conv":
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
         convolution = Convolution.of(node, weight.const_value.shape.numpy())
-        return LinearLayer(
-            name, _names(node, name), _op_type(node), node, None, weight, bias, convolution
-        )
-    add, bias = _bias(node)
-    return LinearLayer(name, _names(node, name), _op_type(node), node, add, weight, bias)
+    if node.op_type == "MatMul":
+        add, bias = _bias(node)
+    else:
+        add, bias = None, node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is not None:
+        bias.const_value = constant(bias)
+    return LinearLayer(
+        name, _names(node, name), _op_type(node), node, add, weight, bias, convolution
+    )
 
 
 def _bias(node: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
@@ -213,22 +234,12 @@ def _bias(node: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
     if (add.domain, add.op_type) != ("", "Add") or add.graph is not node.graph:
         return None, None
     bias = add.inputs[1 - index]
-    tensor = constant(bias)
-    weight = constant(node.inputs[1])
+    tensor, weight = constant(bias), constant(node.inputs[1])
     if tensor is None or weight is None or tensor.dtype != weight.dtype:
         return None, None
-    if tuple(tensor.shape.numpy()) != (weight.shape[1],):
+    if len(weight.shape) != 2 or tensor.shape.numpy() != weight.shape.numpy()[1:]:
         return None, None
     return add, bias
-
-
-def _folded_source(value: ir.Value | None) -> ir.Value | None:
-    """Return the constant that a value is made from by nodes that `FoldWeightsPass` folds."""
-    while value is not None and (node := value.producer()) is not None:
-        if node.op_type not in FOLDED or not node.inputs:
-            return None
-        value = node.inputs[0]
-    return value if constant(value) is not None else None
 
 
 def _op_type(node: ir.Node) -> str:
@@ -238,7 +249,7 @@ def _op_type(node: ir.Node) -> str:
 def layer_name(node: ir.Node, taken: Collection[str] = ()) -> str:
     """Return the module path that PyTorch's exporter left, or the node's name; not one taken."""
     candidates = [node.name or str(node.outputs[0].name)]
-    if _op_type(node) in _LINEAR or node.domain == DOMAIN:
+    if (node.domain, node.op_type) in LINEAR or node.domain == DOMAIN:
         candidates[:0] = _module_path(node)
     fallback = candidates[-1]
     numbered = (f"{fallback}_{number}" for number in count(2))

@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
+from fqonnx.passes.carry_out import subgraphs
 from fqonnx.passes.graft import with_subgraphs
 from fqonnx.runtime_ops import DOMAIN
 from fqonnx.session import NUMERIC
@@ -119,6 +120,8 @@ def _computed(node: ir.Node) -> Iterator[tuple[str, str]]:
         for value in inner.outputs:
             top = value if inner is node else node.outputs[0]
             yield str(value.name), str(top.name)
+        for graph in subgraphs(inner):
+            yield from ((str(value.name), str(node.outputs[0].name)) for value in graph.inputs)
 
 
 def _weights(graph: ir.Graph) -> dict[ir.Node, _Weights]:

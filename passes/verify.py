@@ -52,7 +52,7 @@ def frame_faults(model: ir.Model) -> Iterator[tuple[str, str]]:
 
     A node of a layout that this version does not know is not looked at.
     """
-    for node in model.graph:
+    for node in model.graph.all_nodes():
         if node.domain == DOMAIN:
             try:
                 if node.attributes.get_int("layout", 0) == LAYOUT_VERSION:

@@ -48,15 +48,10 @@ def model_from_text(text: str, **initializers: np.ndarray) -> ir.Model:
 
     The text declares an initializer as a plain name; it must not be a graph input.
     """
-    model = ir.from_onnx_text(text)
-    values = ir.convenience.create_value_mapping(model.graph)
+    proto = onnx.parser.parse_model(text)
     for name, array in initializers.items():
-        value = values.get(name) or ir.Value(name=name)
-        value.const_value = ir.tensor(array, name=name)
-        value.type = ir.TensorType(value.const_value.dtype)
-        value.shape = ir.Shape(array.shape)
-        model.graph.register_initializer(value)
-    return model
+        proto.graph.initializer.append(ir.to_proto(ir.tensor(array, name=name)))
+    return ir.from_proto(proto)
 
 
 def conv_model(

@@ -54,12 +54,22 @@ def test_scripts_say_what_they_do(script: str) -> None:
 def test_redundancy_page_has_its_table_and_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redundancy, "SIZE", 64)
     monkeypatch.setattr(redundancy, "RUNS", 1)
+    monkeypatch.setattr(redundancy, "ONE_SIDE", (1.0, 1.5))
     points = [redundancy.measure(r) for r in (1.0, 1.5)]
     assert points[1].nearest < points[0].nearest < points[0].bound * 1.001
     assert points[1].auto_same_bits < points[1].auto < points[0].auto
     table = "\n".join(redundancy.rows(points))
-    assert table in redundancy.text(table)
+    by_bits = redundancy.measure_bits()
+    for (codebook, bits), errors in by_bits.items():
+        least = [4.0 ** (-bits * r) for r in (1.0, 1.5)]
+        assert all(error > bound for error, bound in zip(errors, least, strict=True))
+        assert by_bits["scalar", bits][0] >= by_bits[codebook, bits][0]
+    bits_table = "\n".join(redundancy.bits_rows(by_bits))
+    page = redundancy.text(table, bits_table)
+    assert table in page
+    assert bits_table in page
     redundancy.picture(points).savefig(io.BytesIO())
+    redundancy.bits_picture(by_bits).savefig(io.BytesIO())
 
 
 def test_feedback_page_has_its_tables_and_picture(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,11 @@ def collect_moments(
     part = segment.extract(relay.model, outputs)
     adder = AddMomentOutputsPass(values, mask_input, kept)
     adder(part)
+
+    def always(value: LayerInput) -> bool:
+        """Whether the value is computed in every run: it is not inside another node."""
+        return segment.values.get(value.name, value.name) == value.name
+
     sums = [np.zeros((value.dim + 1,) * 2) for value in values]
     for batches in relay.run(segment, part, adder.output_names, "Calibrating"):
         for total, batch in zip(sums, batches, strict=True):
@@ -63,7 +68,7 @@ def collect_moments(
     return {
         value: _moments(value.name, total, is_real, device)
         for value, total in zip(values, sums, strict=True)
-        if mask_input is not None or total[-1, -1] != 0
+        if total[-1, -1] != 0 or (mask_input is not None and always(value))
     }
 
 

@@ -67,6 +67,11 @@ _FILE = click.Path(path_type=Path)
 @codebook_option
 @click.option("--order", type=int, default=1, show_default=True, help="Of Sigma-Delta: 1 or 2.")
 @click.option("--quantize-bias", is_flag=True, help="Quantize the biases of the layers too.")
+@click.option(
+    "--requantize",
+    is_flag=True,
+    help="Quantize weights of integers behind a DequantizeLinear too.",
+)
 @sequential_option
 @calibration_option
 @include_option
@@ -125,6 +130,7 @@ def compile_command(
     codebook: Codebook | None,
     order: int,
     quantize_bias: bool,
+    requantize: bool,
     sequential: bool,
     calibration: str,
     include: tuple[str, ...],
@@ -168,6 +174,7 @@ def compile_command(
         codebook=codebook,
         order=order,
         quantize_bias=quantize_bias,
+        requantize=requantize,
         sequential=sequential,
         include=include,
         exclude=exclude,

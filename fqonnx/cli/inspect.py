@@ -40,7 +40,8 @@ def inspect_command(path: Path) -> None:
     if compilation is not None:
         options = ", ".join(f"{key}={value}" for key, value in compilation.options.items())
         console.print(f"options: {escape(options)}", soft_wrap=True)
-    compiled = [node for node in model.graph if node.domain == DOMAIN and not _is_bias(node)]
+    packed = [node for node in model.graph.all_nodes() if node.domain == DOMAIN]
+    compiled = [node for node in packed if not _is_bias(node)]
     if compiled:
         try:
             console.print(_compiled_table(compiled))

@@ -18,7 +18,7 @@ from fqonnx.passes import (
     SelectWeightsPass,
     operator_norm,
 )
-from fqonnx.passes.constants import DERIVED_FROM
+from fqonnx.passes.constants import made_from
 from fqonnx.passes.norms import Affine
 from fqonnx.quant import PackedWeight, QuantizedWeight
 from fqonnx.session import Session
@@ -131,9 +131,10 @@ def test_error_of_a_network_is_within_its_bound(network: str, noise: float, batc
         )
         # The weight becomes what it is quantized to, but for some noise.
         close = quantized.dequantize().numpy() + noise / 10 * draw(layer.dim_in, layer.dim_out)
-        shaped = close.T.reshape(layer.weight_shape) if layer.convolution else close
+        shaped = layer.stored(close)
         layer.weight.const_value = ir.tensor(np.ascontiguousarray(shaped))
-        source = original.graph.initializers[layer.weight.meta.get(DERIVED_FROM, layer.weight.name)]
+        *_, root = made_from(layer.weight)
+        source = original.graph.initializers[root.name]
         same = source.const_value.shape == layer.weight_shape
         source.const_value = ir.tensor(np.ascontiguousarray(shaped if same else shaped.T))
         replacements.append(Replacement((layer,), PackedWeight.of(quantized)))

@@ -6,19 +6,21 @@ import onnx_ir as ir
 import pytest
 
 from fqonnx.passes import NormalizeLinearPass, SelectWeightsPass
+from fqonnx.passes.constants import constant
 from fqonnx.session import Session
 from support import model_from_text
 
 HEADER = '<ir_version: 10, opset_import: ["": 20]>'
-ROWS, DIM_IN, DIM_OUT = 3, 6, 5
+ROWS, DIM_IN, DIM_OUT = 3, 40, 32
 
 
 def draw(*shape: int, dtype: type = np.float32) -> np.ndarray:
     return np.random.default_rng(sum(shape)).standard_normal(shape).astype(dtype)
 
 
-def op_types(model: ir.Model) -> list[str]:
-    return [node.op_type for node in model.graph]
+def op_types(graph: ir.Graph) -> list[str]:
+    """Return the operators of a graph, but for those that make constants."""
+    return [node.op_type for node in graph if constant(node.outputs[0]) is None]
 
 
 def normalize(model: ir.Model, rtol: float = 1e-5, **feed: np.ndarray) -> bool:
@@ -93,43 +95,55 @@ def test_every_form_of_gemm_computes_the_same(
     added = c != "absent" and beta != 0.0
     scaled = ["Mul"] * (c == "input" and beta not in (0.0, 1.0))
     expected = ["Transpose"] * trans_a + ["MatMul"] + [*scaled, "Add"] * added
-    assert op_types(model) == expected
-    weight = model.graph[trans_a].inputs[1]
-    assert weight is not None
-    assert tuple(weight.const_value.shape) == (DIM_IN, DIM_OUT)
-    read = {value.name for node in model.graph for value in node.inputs}
-    assert set(model.graph.initializers) <= read
+    assert op_types(model.graph) == expected
+    (product,) = (node for node in model.graph if node.op_type == "MatMul")
+    assert constant(product.inputs[1]).shape == (DIM_IN, DIM_OUT)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float64])
 @pytest.mark.parametrize(
     "attributes", ["", "<transB = 1>", "<transB = 1, alpha = 0.5, beta = 0.25>"]
 )
-def test_other_float_types_keep_their_type(dtype: type, attributes: str) -> None:
-    model = linear(attributes, dtype)
-    rtol = 5e-3 if dtype == np.float16 else 1e-6
-    assert normalize(model, rtol, x=draw(ROWS, DIM_IN, dtype=dtype))
-    assert {value.dtype for value in model.graph.initializers.values()} == {
-        ir.DataType.from_numpy(np.dtype(dtype))
-    }
+def test_float16_stays_float16(attributes: str) -> None:
+    model = linear(attributes, np.float16)
+    assert normalize(model, 5e-3, x=draw(ROWS, DIM_IN, dtype=np.float16))
+    (product,) = (node for node in model.graph if node.op_type == "MatMul")
+    assert constant(product.inputs[1]).dtype == ir.DataType.FLOAT16
+
+
+def test_gemm_of_doubles_stays() -> None:
+    model = linear("<transB = 1>", np.float64)
+    assert not normalize(model, 1e-6, x=draw(ROWS, DIM_IN, dtype=np.float64))
+
+
+@pytest.mark.parametrize("c", ["vector", "row"])
+def test_constant_c_for_all_rows_is_the_bias_of_a_layer(c: str) -> None:
+    model = linear("<beta = 0.5>")
+    bias = draw(*SHAPES_OF_C[c])
+    model.graph.initializers["b"].const_value = ir.tensor(bias)
+    model.graph.initializers["b"].shape = ir.Shape(bias.shape)
+    assert normalize(model)
+    select = SelectWeightsPass()
+    select(model)
+    (layer,) = select.layers
+    np.testing.assert_array_equal(layer.bias.const_value.numpy(), bias.ravel() * 0.5)
 
 
 def test_missing_optional_c_is_absent() -> None:
     model = linear()
     model.graph[0].replace_input_with(2, None)
     assert normalize(model)
-    assert op_types(model) == ["MatMul"]
+    assert op_types(model.graph) == ["MatMul"]
 
 
 def test_matmul_keeps_name_metadata_and_what_it_was() -> None:
     model = linear("<transB = 1>")
     model.graph[0].metadata_props["origin"] = "layer"
     normalize(model)
-    node = model.graph[0]
-    assert (node.op_type, node.name, node.metadata_props["origin"]) == ("MatMul", "gemm", "layer")
+    (node,) = (node for node in model.graph if node.op_type == "MatMul")
+    assert (node.name, node.metadata_props["origin"]) == ("gemm", "layer")
     select = SelectWeightsPass()
     select(model)
-    assert [kept.op_type for kept in select.kept] == ["Gemm"]
+    assert [(layer.name, layer.op_type) for layer in select.layers] == [("gemm", "Gemm")]
 
 
 def test_output_of_gemm_may_be_read_twice() -> None:
@@ -150,116 +164,101 @@ def test_output_of_gemm_may_be_read_twice() -> None:
 def test_values_between_nodes_need_no_declared_type(attributes: str) -> None:
     model = model_from_text(
         f"""{HEADER}
-        g (float[N, 4] x) => (float[N, 4] y) {{
+        g (float[N, 32] x) => (float[N, 32] y) {{
             h = Gemm {attributes} (x, w, b)
             y = Relu(h)
         }}""",
-        w=draw(4, 4),
-        b=draw(4),
+        w=draw(32, 32),
+        b=draw(32),
     )
-    assert normalize(model, x=draw(3, 4))
+    assert normalize(model, x=draw(3, 32))
 
 
 def test_c_that_is_an_activation_needs_no_declared_type() -> None:
     model = model_from_text(
         f"""{HEADER}
-        g (float[N, 4] x) => (float[N, 4] y) {{
+        g (float[N, 32] x) => (float[N, 32] y) {{
             c = Relu(x)
             y = Gemm <beta = 0.5> (x, w, c)
         }}""",
-        w=draw(4, 4),
+        w=draw(32, 32),
     )
-    assert normalize(model, x=draw(3, 4))
-    assert op_types(model) == ["Relu", "MatMul", "Mul", "Add"]
+    assert normalize(model, x=draw(3, 32))
+    assert op_types(model.graph) == ["Relu", "MatMul", "Mul", "Add"]
 
 
-def test_gemms_that_share_a_weight_share_the_transformed_one() -> None:
+@pytest.mark.parametrize(
+    ("second", "weights"),
+    [
+        ("Gemm <transB = 1> (x, w)", 1),
+        ("Gemm <transB = 1, alpha = 0.5> (x, w)", 2),
+        ("Gemm(x, w)", 2),
+        ("MatMul(x, w)", 2),
+    ],
+    ids=["the same", "scaled", "not transposed", "of a MatMul"],
+)
+def test_gemms_share_what_is_made_of_a_weight_in_the_same_way(second: str, weights: int) -> None:
     model = model_from_text(
         f"""{HEADER}
-        g (float[N, 4] x) => (float[N, 4] y, float[N, 4] z) {{
-            y = Gemm <transB = 1> (x, w, b)
-            z = Gemm <transB = 1> (x, w)
+        g (float[N, 32] x) => (float[N, 32] y, float[N, 32] z) {{
+            y = Gemm <transB = 1> (x, w, b) z = {second}
         }}""",
-        w=draw(4, 4),
-        b=draw(4),
+        w=draw(32, 32),
+        b=draw(32),
     )
-    assert normalize(model, x=draw(3, 4))
-    assert op_types(model) == ["MatMul", "Add", "MatMul"]
-    first, second = (node for node in model.graph if node.op_type == "MatMul")
-    assert first.inputs[1] is second.inputs[1]
+    assert normalize(model, x=draw(3, 32))
     assert len(model.graph.initializers) == 2
-
-
-def test_gemms_that_scale_a_weight_differently_do_not_share_it() -> None:
-    model = model_from_text(
-        f"""{HEADER}
-        g (float[N, 4] x) => (float[N, 4] y, float[N, 4] z, float[N, 4] u) {{
-            y = Gemm <transB = 1, alpha = 0.5> (x, w)
-            z = Gemm <transB = 1, alpha = 2.0> (x, w)
-            u = Gemm <alpha = 2.0> (x, w)
-        }}""",
-        w=draw(4, 4),
-    )
-    assert normalize(model, x=draw(3, 4))
-    assert len({node.inputs[1].name for node in model.graph}) == 3
-    assert len(model.graph.initializers) == 3
-
-
-def test_weight_that_a_matmul_reads_too_is_kept_for_it() -> None:
-    model = model_from_text(
-        f"""{HEADER}
-        g (float[N, 4] x) => (float[N, 4] y, float[N, 4] z) {{
-            y = Gemm <transB = 1> (x, w)
-            z = MatMul(x, w)
-        }}""",
-        w=draw(4, 4),
-    )
-    assert normalize(model, x=draw(3, 4))
-    assert op_types(model) == ["MatMul", "MatMul"]
-    assert len(model.graph.initializers) == 2
+    select = SelectWeightsPass()
+    select(model)
+    assert len({layer.weight_key for layer in select.layers}) == weights
 
 
 def test_bias_that_two_gemms_scale_differently_is_kept_apart() -> None:
     model = model_from_text(
         f"""{HEADER}
-        g (float[N, 4] x) => (float[N, 4] y, float[N, 4] z, float[N, 4] u) {{
+        g (float[N, 32] x) => (float[N, 32] y, float[N, 32] z, float[N, 32] u) {{
             y = Gemm <beta = 0.5> (x, w, b)
             z = Gemm <beta = 2.0> (x, w, b)
             u = Gemm(x, w, b)
         }}""",
-        w=draw(4, 4),
-        b=draw(4),
+        w=draw(32, 32),
+        b=draw(32),
     )
-    assert normalize(model, x=draw(3, 4))
+    assert normalize(model, x=draw(3, 32))
 
 
 def test_weight_that_is_an_output_is_kept() -> None:
     model = model_from_text(
         f"""{HEADER}
-        g (float[N, 4] x) => (float[N, 4] y, float[4, 4] w) {{ y = Gemm <transB = 1> (x, w) }}""",
-        w=draw(4, 4),
+        g (float[N, 32] x) => (float[N, 32] y, float[32, 32] w) {{
+            y = Gemm <transB = 1> (x, w) }}""",
+        w=draw(32, 32),
     )
-    normalize(model, x=draw(3, 4))
+    normalize(model, x=draw(3, 32))
     assert "w" in model.graph.initializers
 
 
 @pytest.mark.parametrize(
     ("inputs", "nodes"),
     [
-        ("float[N, 4] x, float[4, 4] v", "y = Gemm <transB = 1> (x, v)"),
-        ("float[N, 4] x, float[4, 4] w", "y = Gemm <transB = 1> (x, w)"),
-        ("float[N, 4] x", "r = Relu(w) y = Gemm <transB = 1> (x, r)"),
-        ("float[N, 4] x, int64[N] i", "y = Gemm <transB = 1> (x, w) t = Gather(w, i)"),
-        ("float[N, 4] x", "y = MatMul(x, w)"),
+        ("float[N, 32] x, float[32, 32] v", "y = Gemm <transB = 1> (x, v)"),
+        ("float[N, 32] x, float[32, 32] w", "y = Gemm <transB = 1> (x, w)"),
+        ("float[N, 32] x", "s = Gemm <transB = 1> (x, small) y = Concat <axis = 1> (s, s)"),
+        ("float[N, 32] x", "r = Relu(w) y = Gemm <transB = 1> (x, r)"),
+        ("float[N, 32] x", "y = MatMul(x, w)"),
     ],
-    ids=["activation", "graph input too", "not an initializer", "shared with Gather", "no Gemm"],
+    ids=["activation", "graph input too", "small", "not constant", "no Gemm"],
 )
 def test_what_does_not_match_stays(inputs: str, nodes: str) -> None:
-    model = model_from_text(f"{HEADER} g ({inputs}) => (float[N, 4] y) {{ {nodes} }}", w=draw(4, 4))
+    model = model_from_text(
+        f"{HEADER} g ({inputs}) => (float[N, 32] y) {{ {nodes} }}",
+        w=draw(32, 32),
+        small=draw(16, 32),
+    )
     feed = {
-        "x": draw(3, 4),
-        "v": draw(4, 4),
-        "w": draw(4, 4),
+        "x": draw(3, 32),
+        "v": draw(32, 32),
+        "w": draw(32, 32),
         "i": np.arange(3),
     }
     names = {value.name for value in model.graph.inputs}
@@ -269,8 +268,8 @@ def test_what_does_not_match_stays(inputs: str, nodes: str) -> None:
 def test_gemm_of_another_domain_stays() -> None:
     model = model_from_text(
         """<ir_version: 10, opset_import: ["": 20, "other": 1]>
-        g (float[N, 4] x) => (float[N, 4] y) { y = other.Gemm(x, w) }""",
-        w=draw(4, 4),
+        g (float[N, 32] x) => (float[N, 32] y) { y = other.Gemm(x, w) }""",
+        w=draw(32, 32),
     )
     assert not NormalizeLinearPass()(model).modified
     assert (model.graph[0].domain, model.graph[0].op_type) == ("other", "Gemm")
@@ -279,88 +278,91 @@ def test_gemm_of_another_domain_stays() -> None:
 def branching_model(outer: str, inner: str = "r") -> ir.Model:
     return model_from_text(
         f"""{HEADER}
-        g (float[N, 4] x, bool c) => (float[N, 4] y) {{
+        g (float[N, 32] x, bool c) => (float[N, 32] y) {{
             {outer}
             y = If (c) <
-                then_branch = a () => (float[N, 4] p) {{
+                then_branch = a () => (float[N, 32] p) {{
                     {inner} = Gemm <transB = 1> (x, w, b)
                     s = Relu({inner})
                     p = Add(s, h)
                 }},
-                else_branch = e () => (float[N, 4] q) {{ q = Identity(h) }}
+                else_branch = e () => (float[N, 32] q) {{ q = Identity(h) }}
             >
         }}""",
-        w=draw(4, 4),
-        b=draw(4),
+        w=draw(32, 32),
+        b=draw(32),
     )
 
 
-def branch_op_types(model: ir.Model) -> list[str]:
-    branch = model.graph[-1].attributes["then_branch"].as_graph()
-    return [node.op_type for node in branch]
-
-
 @pytest.mark.parametrize("choice", [True, False])
-def test_subgraph_is_left_alone(choice: bool) -> None:
-    model = branching_model("t = Add(x, b) h = MatMul(t, w)")
-    assert not normalize(model, x=draw(3, 4), c=np.array(choice))
-    assert branch_op_types(model) == ["Gemm", "Relu", "Add"]
-
-
-@pytest.mark.parametrize("choice", [True, False])
-def test_weight_is_kept_for_a_subgraph(choice: bool) -> None:
+def test_gemm_of_a_subgraph_is_rewritten_there(choice: bool) -> None:
     model = branching_model("h = Gemm <transB = 1> (x, w, b)")
     model.graph[0].outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
-    assert normalize(model, x=draw(3, 4), c=np.array(choice))
-    assert op_types(model) == ["MatMul", "Add", "If"]
-    assert branch_op_types(model) == ["Gemm", "Relu", "Add"]
+    assert normalize(model, x=draw(3, 32), c=np.array(choice))
+    assert op_types(model.graph) == ["MatMul", "Add", "If"]
+    branch = model.graph[-1].attributes["then_branch"].as_graph()
+    assert op_types(branch) == ["MatMul", "Add", "Relu", "Add"]
 
 
 def test_new_values_take_no_name_of_a_value_in_a_subgraph() -> None:
     model = branching_model("h = Gemm <transB = 1> (x, w, b)", inner="val_0")
     model.graph[0].outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
-    assert normalize(model, x=draw(3, 4), c=np.array(True))
+    assert normalize(model, x=draw(3, 32), c=np.array(True))
 
 
-@pytest.mark.parametrize("taken", ["w_t", "w_scaled", "b_scaled", "beta"])
+@pytest.mark.parametrize("taken", ["y_transpose", "z_mul", "y_product", "z_constant"])
 def test_new_initializers_take_no_name_of_another_value(taken: str) -> None:
     model = model_from_text(
         f"""{HEADER}
-        g (float[N, 4] x, float[4] {taken}) => (float[N, 4] y, float[N, 4] z, float[N, 4] u) {{
+        g (float[N, 32] x, float[32] {taken}) => (float[N, 32] y, float[N, 32] z, float[N, 32] u) {{
             y = Gemm <transB = 1> (x, w, b)
             z = Gemm <alpha = 0.5, beta = 0.5> (y, w, b)
             s = Add(z, {taken})
             u = Gemm <beta = 0.5> (s, w, {taken})
         }}""",
-        w=draw(4, 4),
-        b=draw(4),
+        w=draw(32, 32),
+        b=draw(32),
     )
     model.graph[2].outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
-    assert normalize(model, x=draw(3, 4), **{taken: draw(4)})
+    model.graph[2].outputs[0].shape = ir.Shape(["N", 32])
+    assert normalize(model, x=draw(3, 32), **{taken: draw(32)})
 
 
-def test_no_bytes_are_read_before_somebody_asks() -> None:
-    model = linear("<transB = 1, alpha = 0.5, beta = 0.25>")
-    reads: list[str] = []
+@pytest.mark.parametrize(
+    ("attributes", "shape", "factor"),
+    [
+        ("transA = 1", (3, 64, 5), 1.0),
+        ("transB = 1", (3, 5, 40), 1.0),
+        ("alpha = 0.25", (3, 5, 32), 0.25),
+    ],
+)
+def test_fused_matmul_is_a_matmul(attributes: str, shape: tuple[int, ...], factor: float) -> None:
+    transposed = "transB" in attributes
+    rows = shape[1] if "transA" in attributes else shape[2]
+    weight = draw(48, rows) if transposed else draw(rows, 48)
+    sizes = ", ".join(map(str, shape))
+    model = model_from_text(
+        f"""<ir_version: 10, opset_import: ["": 20, "com.microsoft": 1]>
+        g (float[{sizes}] x) => (float[3, 5, 48] y) {{
+            y = com.microsoft.FusedMatMul <{attributes}> (x, w) }}""",
+        w=weight,
+    )
+    x = draw(*shape)
+    assert normalize(model, x=x)
+    (product,) = (node for node in model.graph if node.op_type == "MatMul")
+    expected = (weight.T if transposed else weight) * factor
+    np.testing.assert_array_equal(constant(product.inputs[1]).numpy(), expected)
 
-    def lazy(value: ir.Value) -> ir.LazyTensor:
-        tensor = value.const_value
 
-        def read() -> ir.TensorProtocol:
-            reads.append(str(value.name))
-            return tensor
-
-        return ir.LazyTensor(read, dtype=tensor.dtype, shape=tensor.shape, name=value.name)
-
-    for value in model.graph.initializers.values():
-        value.const_value = lazy(value)
-    assert NormalizeLinearPass()(model).modified
-    weight, bias = model.graph[0].inputs[1], model.graph[1].inputs[1]
-    assert tuple(weight.const_value.shape) == (DIM_IN, DIM_OUT)
-    assert not reads
-    np.testing.assert_array_equal(weight.const_value.numpy(), draw(DIM_OUT, DIM_IN).T * 0.5)
-    np.testing.assert_array_equal(bias.const_value.numpy(), draw(DIM_OUT) * 0.25)
-    assert sorted(reads) == ["b", "w"]
+@pytest.mark.parametrize("attributes", ["transBatchA = 1", "transBatchB = 1, transB = 1"])
+def test_fused_matmul_of_other_batches_stays(attributes: str) -> None:
+    model = model_from_text(
+        f"""<ir_version: 10, opset_import: ["": 20, "com.microsoft": 1]>
+        g (float[3, 4, 32] x) => (float y) {{
+            y = com.microsoft.FusedMatMul <{attributes}> (x, w) }}""",
+        w=draw(32, 32),
+    )
+    assert not NormalizeLinearPass()(model).modified
 
 
 def test_second_run_changes_nothing() -> None:

@@ -4,7 +4,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from fqonnx.passes import LayerInput, LinearLayer, NormalizeLinearPass, SelectWeightsPass
+from fqonnx.passes import (
+    LayerInput,
+    LinearLayer,
+    NormalizeLinearPass,
+    SelectWeightsPass,
+    normalize,
+)
 from fqonnx.passes.select_weights import layer_name
 from support import conv_model, model_from_text
 
@@ -245,17 +251,62 @@ def test_product_of_activations_is_kept() -> None:
     assert (kept.reason, kept.shape) == ("both operands are activations", None)
 
 
-def test_weight_behind_a_node_is_not_called_an_activation() -> None:
-    model = model_of(
-        "z = Gather(w, i) t = Transpose(w) [n] y = MatMul(z, t)", "int64[N] i", w=weight(32, 32)
+def test_weight_of_one_dimension_is_kept() -> None:
+    model = model_of("[n] y = MatMul(x, w)", "float[N, 1024] x", w=weight(1024))
+    assert only_reason(model) == "the weight has 1 dimensions, expected 2 or more"
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 40), (3, 32, 40), (2, 3, 32, 40)])
+def test_matrices_of_a_batch_are_one_weight(shape: tuple[int, ...]) -> None:
+    array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    layer = only_layer(model_of("[n] y = MatMul(x, w)", w=array))
+    assert (layer.dim_in, layer.dim_out, layer.is_row_product) == (32, array.size // 32, False)
+    batch = array.reshape(-1, 32, 40)
+    np.testing.assert_array_equal(layer.matrix(), np.concatenate(list(batch), axis=1))
+    np.testing.assert_array_equal(layer.stored(layer.matrix()), array)
+
+
+def test_weight_of_attention_is_a_layer_with_its_bias() -> None:
+    model = model_from_text(
+        """<ir_version: 10, opset_import: ["": 20, "com.microsoft": 1]>
+        g (float[N, 5, 32] x) => (float[N, 5, 32] y) {
+            [n] y = com.microsoft.Attention <num_heads = 2> (x, w, b) }""",
+        w=weight(32, 96),
+        b=weight(96),
     )
-    assert only_reason(model) != "both operands are activations"
+    layer = only_layer(model)
+    assert (layer.op_type, layer.dim_in, layer.dim_out) == ("Attention", 32, 96)
+    assert (layer.bias_use, layer.is_row_product) == ((model.graph[0], 2), False)
 
 
-@pytest.mark.parametrize("shape", [(2, 32, 32), (1024,)])
-def test_weight_of_another_rank_is_kept(shape: tuple[int, ...]) -> None:
-    model = model_of("[n] y = MatMul(x, w)", f"float[N, {shape[-2:][0]}] x", w=weight(*shape))
-    assert only_reason(model) == f"the weight has {len(shape)} dimensions, expected 2"
+def test_operator_of_integers_is_kept_with_its_reason() -> None:
+    model = model_from_text(
+        f"""{HEADER} g (uint8[N, 32] x) => (int32[N, 40] y) {{ [n] y = MatMulInteger(x, w) }}""",
+        w=weight(32, 40, dtype=np.int8),
+    )
+    assert only_reason(model) == "the weight of MatMulInteger is of integers already"
+
+
+def quantized_already() -> ir.Model:
+    model = model_of(
+        "v = DequantizeLinear(w, s) t = Transpose <perm = [1, 0]> (v) [n] y = MatMul(x, t)",
+        w=weight(32, 32, dtype=np.int8),
+        s=np.float32(0.5)[()],
+    )
+    normalize(model)
+    return model
+
+
+def test_weight_behind_a_dequantize_linear_is_kept() -> None:
+    assert "--requantize" in only_reason(quantized_already())
+
+
+def test_weight_behind_a_dequantize_linear_is_taken_on_request() -> None:
+    selected = SelectWeightsPass(requantize=True)
+    selected(quantized_already())
+    (layer,) = selected.layers
+    np.testing.assert_array_equal(layer.matrix(), np.full((32, 32), 0.5))
+    assert {"w", "v", "t"} <= layer.names
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.int32])
@@ -269,13 +320,9 @@ def test_weight_of_another_type_is_kept(dtype: type) -> None:
     assert only_reason(model) == f"the weight is {name}, expected FLOAT or FLOAT16"
 
 
-def test_weight_shared_with_gather_is_kept() -> None:
-    model = model_of(
-        "[table] z = Gather(w, i) [n] y = MatMul(z, w)", "int64[N] i", w=weight(32, 32)
-    )
-    expected = "the weight is shared with Gather node 'table', which stays float"
-    assert only_reason(model) == expected
-    assert [kept.name for kept in select(model).kept] == ["table", "n"]
+def test_weight_shared_with_an_operator_that_stays_is_kept() -> None:
+    model = model_of("z = Add(x, w) [r] v = Relu(w) [n] y = MatMul(z, w)", w=weight(32, 32))
+    assert only_reason(model).startswith("the weight is shared with")
 
 
 def test_gemm_that_was_not_rewritten_is_kept() -> None:
@@ -289,32 +336,37 @@ def test_small_weight_is_kept() -> None:
     assert select(model).kept[0].shape == (31, 33)
 
 
-def test_node_inside_a_subgraph_is_kept() -> None:
+def test_nodes_inside_a_subgraph_are_layers() -> None:
     model = model_from_text(
         f"""{HEADER} g (float[N, 32] x, bool c) => (float[N, 32] y) {{
             [outer] h = MatMul(x, w)
             y = If (c) <
                 then_branch = t () => (float[N, 32] p) {{ [inner] p = MatMul(h, w) }},
-                else_branch = e () => (float[N, 32] q) {{ q = Identity(h) }}
+                else_branch = e () => (float[N, 32] q)
+                    <float[32, 32] v = {{{", ".join(["1.0"] * 1024)}}}> {{
+                    [other] q = MatMul(h, v) }}
             >
         }}""",
         w=weight(32, 32),
     )
-    reason = "inside a subgraph (If, Loop or Scan): not supported yet"
-    assert only_reason(model, "inner") == reason
-    assert [layer.name for layer in select(model).layers] == ["outer"]
+    selected = select(model)
+    assert [layer.name for layer in selected.layers] == ["outer", "inner", "other"]
+    outer, inner, other = selected.layers
+    assert outer.weight_key == inner.weight_key != other.weight_key
+    assert (outer.graph is model.graph, inner.graph.name, other.graph.name) == (True, "t", "e")
 
 
-def test_node_inside_a_function_is_kept() -> None:
+def test_node_inside_a_function_that_cannot_be_inlined_is_kept() -> None:
     model = model_from_text(
         """<ir_version: 10, opset_import: ["": 20, "local": 1]>
         g (float[N, 32] x) => (float[N, 32] y) { y = local.Block(x, w) }
-        <domain: "local", opset_import: ["": 20]>
+        <domain: "local", opset_import: ["": 19]>
         Block (a, b) => (c) { [inner] c = MatMul(a, b) }""",
         w=weight(32, 32),
     )
+    normalize(model)
     kept = {k.name: k.reason for k in select(model).kept}
-    assert kept["inner"] == "inside the function local::Block: not supported yet"
+    assert kept["inner"] == "inside the function local::Block, whose opset is not that of the model"
 
 
 def test_our_own_functions_and_their_nodes_are_not_mentioned() -> None:
@@ -484,17 +536,16 @@ def test_weight_that_convolutions_of_other_groups_share_is_kept() -> None:
     assert [kept.reason for kept in select(model).kept] == [reason, reason]
 
 
-def test_weight_shared_with_a_matmul_is_kept() -> None:
+def test_weight_shared_with_a_matmul_is_one_weight_for_each() -> None:
     model = model_from_text(
         f"""{HEADER} g (float[N, 32, 9] x, float[N, 32, 32] z) => (float y, float h) {{
             [a] h = Conv(x, w) [b] y = MatMul(z, w)
         }}""",
         w=weight(32, 32, 3),
     )
-    assert only_reason(model, "a") == (
-        "the weight is shared with MatMul node 'b', which stays float"
-    )
-    assert only_reason(model, "b") == "the weight has 3 dimensions, expected 2"
+    first, second = select(model).layers
+    assert (first.dim_in, second.dim_in) == (96, 32)
+    assert first.weight_key != second.weight_key
 
 
 def test_convolutions_that_are_not_worth_it_are_kept() -> None:
@@ -529,19 +580,6 @@ def test_convolution_whose_weight_is_no_constant_is_kept() -> None:
             **({"w": weight(40, 32, 3)} if name == "w" else {}),
         )
         assert only_reason(model) == reason
-
-
-def test_convolution_in_a_subgraph_is_kept() -> None:
-    model = model_from_text(
-        f"""{HEADER} g (float[N, 32, 9] x, bool c) => (float[N, 40, P] y) {{
-            y = If (c) <
-                then_branch = t () => (float[N, 40, P] p) {{ [inner] p = Conv(x, w) }},
-                else_branch = e () => (float[N, 40, P] q) {{ q = Identity(x) }}
-            >
-        }}""",
-        w=weight(40, 32, 3),
-    )
-    assert only_reason(model, "inner").startswith("inside a subgraph")
 
 
 def test_convolution_whose_weight_is_packed_is_not_mentioned() -> None:

@@ -125,16 +125,18 @@ def test_subgraph_of_a_subgraph_reads_what_it_captures() -> None:
     assert names(model_of(nodes, "a", "b")) == [["a"], ["b"]]
 
 
-def test_layer_behind_a_float_layer_in_a_subgraph() -> None:
-    # The subgraph's own layer stays float, so it is no stage.
+def test_layers_inside_a_node_are_behind_what_it_reads_and_in_front_of_its_output() -> None:
     nodes = """
+        h = MatMul(x, a)
         i = If (c) <
-            then_branch = t () => (float[N, 32] p) { p = MatMul(x, a) },
-            else_branch = e () => (float[N, 32] q) { q = Identity(x) }
+            then_branch = t () => (float[N, 32] p) {
+                k = MatMul(h, b) p = MatMul(k, d) },
+            else_branch = e () => (float[N, 32] q) { q = MatMul(x, f) }
         >
-        y = MatMul(i, b)
+        y = MatMul(i, g1)
     """
-    assert names(model_of(nodes, "a", "b")) == [["b"]]
+    model = model_of(nodes, "a", "b", "d", "f", "g1")
+    assert names(model) == [["a", "f"], ["b"], ["d"], ["g1"]]
 
 
 def test_no_layers_are_no_stages() -> None:
