@@ -38,13 +38,21 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
         return None
     if shape is None or not shape.is_static():
         return None
-    if any(source is not None and constant(source) is None for source in node.inputs):
-        return None
+    sources = [source for source in node.inputs if source is not None]
+    if sum(_is_computed(source) for source in sources) > 1:
+        return None  # a tree: each way to each of its constants would be gone
     given = {
-        str(v.name): t for v in node.inputs if v is not None and (t := constant(v)) is not None
+        str(source.name): tensor for source in sources if (tensor := constant(source)) is not None
     }
+    if any(str(source.name) not in given for source in sources):
+        return None
     proto, dtype = ir.to_proto(node), value.dtype  # the node may be gone when it is computed
     return ir.LazyTensor(lambda: _computed(proto, given, dtype), dtype, shape, name=value.name)
+
+
+def _is_computed(value: ir.Value) -> bool:
+    node = value.producer()
+    return node is not None and node.op_type != "Constant"
 
 
 def made_from(value: ir.Value) -> Iterator[ir.Value]:

@@ -123,6 +123,14 @@ def test_what_is_not_constant(nodes: str, inputs: str) -> None:
     assert constant(values["v"]) is None
 
 
+def test_what_branches_again_and_again_is_not_constant() -> None:
+    # Each way through it would be gone: 2^40 of them.
+    chain = " ".join(f"v{i + 1} = Mul(v{i}, v{i})" for i in range(40))
+    values = values_of(f"v0 = Identity(w) {chain} y = MatMul(x, v40)", w=np.eye(4, dtype="f"))
+    assert constant(values["v0"]) is not None
+    assert constant(values["v40"]) is None
+
+
 def test_operator_of_another_domain_is_not_constant() -> None:
     model = model_from_text(
         """<ir_version: 10, opset_import: ["": 20, "other": 1]>
