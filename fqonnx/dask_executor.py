@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +42,7 @@ class DaskExecutor:
         with self._client() as client:
             return sorted(set(client.run(numerics).values()))
 
-    def run(self, tasks: Sequence[AnyTask]) -> Iterator[tuple[AnyTask, JobResult]]:
+    def run(self, tasks: Sequence[AnyTask]) -> Generator[tuple[AnyTask, JobResult]]:
         """Yield tasks with their results; no more are sent than keep the workers busy."""
         if not tasks:
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -37,8 +37,10 @@ AnyTask = TypeVar("AnyTask", bound=Task)
 class Executor(Protocol):
     """Runs jobs. Machines of one kind give the same bytes, whichever executor it is."""
 
-    def run(self, tasks: Sequence[AnyTask]) -> Iterator[tuple[AnyTask, JobResult]]:
+    def run(self, tasks: Sequence[AnyTask]) -> Generator[tuple[AnyTask, JobResult]]:
         """Yield tasks with their results as they are done, in any order.
+
+        Those that were not begun when it is closed are given up.
 
         Raises:
             FqonnxError: A job failed; the others are given up.
@@ -60,7 +62,7 @@ class LocalExecutor:
 
     workers: int | None = None
 
-    def run(self, tasks: Sequence[AnyTask]) -> Iterator[tuple[AnyTask, JobResult]]:
+    def run(self, tasks: Sequence[AnyTask]) -> Generator[tuple[AnyTask, JobResult]]:
         """Yield tasks with their results, the largest begun first."""
         if not tasks:
             return

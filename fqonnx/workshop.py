@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from fqonnx.calibrate import Calibration, FindMoments
@@ -87,9 +88,10 @@ class Workshop:
                 for place in missing
                 for unit, config in [wanted[place]]
             ]
-            with timed(of.calibration.timing, step):
+            running = closing(self.executor.run(tasks))
+            with timed(of.calibration.timing, step), running as finished:
                 progress = of.calibration.track(missing, description)
-                for _, (task, result) in zip(progress, self.executor.run(tasks), strict=True):
+                for _, (task, result) in zip(progress, finished, strict=True):
                     if self.store is not None:
                         result = self.store.put(keys[task.place], result)
                     results[task.place] = result

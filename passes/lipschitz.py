@@ -73,8 +73,10 @@ class Rules:
             output = node.outputs[0]
             positions = self._elements(output)
             assert output.shape is not None
-            channels = output.shape[1 if node.op_type == "Conv" else -1]
-            assert isinstance(channels, int)
+            axis = 1 if node.op_type == "Conv" else -1
+            channels = output.shape[axis] if len(output.shape) > max(axis, 0) else None
+            if not isinstance(channels, int):
+                raise UnboundedError(f"the shape of {output.name!r}, {output.shape}, has no width")
             positions /= channels
         reach = _overlap(node) if node.op_type == "Conv" else 1.0
         return layer.apply(x, reach, positions)

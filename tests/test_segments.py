@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -225,6 +227,33 @@ def test_what_is_on_disk_goes_when_a_run_is_left(small: Path) -> None:
     next(outputs)
     assert list(small.iterdir())
     outputs.close()
+
+
+ASKED_TO_END = """
+import os, signal, sys
+from fqonnx import segments
+from fqonnx.cli import main
+
+store = segments.Relay._store
+
+def store_and_end(*arguments):
+    store(*arguments)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+segments.SEGMENT_BYTES, segments.Relay._store = 1, store_and_end
+main(sys.argv[1:])
+"""
+
+
+def test_nothing_stays_on_disk_of_a_command_that_is_asked_to_end(tmp_path: Path) -> None:
+    ir.save(mlp_model(), tmp_path / "mlp.onnx")
+    command = [sys.executable, "-P", "-c", ASKED_TO_END, "compile", str(tmp_path / "mlp.onnx")]
+    found = subprocess.run(
+        [*command, "-o", str(tmp_path / "out.onnx")], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 130, found.stderr
+    assert "interrupted" in found.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mlp.onnx"]
 
 
 def test_a_value_goes_from_disk_behind_its_last_reader(small: Path) -> None:

@@ -16,6 +16,7 @@ import decoder
 import docstrings
 import feedback
 import large_models
+import memory
 import mnist
 import redundancy
 import sigma_delta
@@ -53,12 +54,22 @@ def test_scripts_say_what_they_do(script: str) -> None:
 def test_redundancy_page_has_its_table_and_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redundancy, "SIZE", 64)
     monkeypatch.setattr(redundancy, "RUNS", 1)
+    monkeypatch.setattr(redundancy, "ONE_SIDE", (1.0, 1.5))
     points = [redundancy.measure(r) for r in (1.0, 1.5)]
     assert points[1].nearest < points[0].nearest < points[0].bound * 1.001
     assert points[1].auto_same_bits < points[1].auto < points[0].auto
     table = "\n".join(redundancy.rows(points))
-    assert table in redundancy.text(table)
+    by_bits = redundancy.measure_bits()
+    for (codebook, bits), errors in by_bits.items():
+        least = [4.0 ** (-bits * r) for r in (1.0, 1.5)]
+        assert all(error > bound for error, bound in zip(errors, least, strict=True))
+        assert by_bits["scalar", bits][0] >= by_bits[codebook, bits][0]
+    bits_table = "\n".join(redundancy.bits_rows(by_bits))
+    page = redundancy.text(table, bits_table)
+    assert table in page
+    assert bits_table in page
     redundancy.picture(points).savefig(io.BytesIO())
+    redundancy.bits_picture(by_bits).savefig(io.BytesIO())
 
 
 def test_feedback_page_has_its_tables_and_picture(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,3 +160,12 @@ def test_a_limit_of_memory_is_one() -> None:
         [sys.executable, "-c", "import time; x = bytearray(1 << 27); time.sleep(0.3)"], 1 << 29
     )
     assert 1 << 27 < usage.own <= usage.resident < 1 << 28
+
+
+def test_memory_is_that_of_a_process_that_quantizes(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    memory.write_model(path, layers=2, dim_in=512, dim_out=256)
+    peak, seconds = memory.measured(path, workers=2)
+    assert 100e6 < peak < 1e9
+    assert 0 < seconds < 60
+    assert len(list(tmp_path.glob("compiled.onnx"))) == 1

@@ -43,8 +43,9 @@ PAGE = """\
 # The models of ONNX's backend tests
 
 The onnx package brings models that test a runtime: one for each operator and option, small networks
-exported from PyTorch, and large ones. Each is compiled with `--bits 4`, calibrated on its own test
-data, and runs on them. Models of an opset below {min_opset} are converted to {opset} before.
+exported from PyTorch, and large ones, whose weights nodes make while they run, so that none is
+quantized. Each is compiled with `--bits 4`, calibrated on its own test data, and runs on them.
+Models of an opset below {min_opset} are converted to {opset} before.
 
 {table}
 

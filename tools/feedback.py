@@ -134,7 +134,8 @@ def sigma_delta(order: int) -> Measure:
     def measure(redundancy: float, bits: int) -> tuple[float, None]:
         method = replace(METHODS["sigma-delta"], order=order)
         frame, identity = HarmonicFrame.create(DIM, redundancy), IdentityFrame(COLUMNS)
-        return quantize_weight(weight(), frame, identity, method, bits).weight_rel_error ** 2, None
+        found = quantize_weight(weight(), frame, identity, method, bits)
+        return found.errors.weight_rel_error**2, None
 
     return measure
 
@@ -155,7 +156,7 @@ def by_ldlq(frame: Frame, bits: int, step: float, damping: float, feedback: str 
         METHODS["auto"], feedback=feedback, step_multipliers=(step,), damping=damping, sweeps=0
     )
     identity = IdentityFrame(COLUMNS)
-    return quantize_weight(weight(), frame, identity, method, bits).weight_rel_error ** 2
+    return quantize_weight(weight(), frame, identity, method, bits).errors.weight_rel_error ** 2
 
 
 FEEDBACKS = (
@@ -184,7 +185,7 @@ def text(errors: Errors) -> str:
         gain_two=at("Sigma-Delta", 2, 4.0) / at("LDLQ, harmonic", 2, 4.0),
         gain_two_second=at("order 2", 2, 4.0) / at("LDLQ, harmonic", 2, 4.0),
         gain_one=at("Sigma-Delta", 1, 4.0) / at("LDLQ, harmonic", 1, 4.0),
-        four=four.weight_rel_error**2,
+        four=four.errors.weight_rel_error**2,
         two_two=at("LDLQ, harmonic", 2, 2.0),
         one_four=at("LDLQ, harmonic", 1, 4.0),
         machine=platform.machine(),

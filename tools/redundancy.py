@@ -148,7 +148,7 @@ def errors(
     quantized = quantize_weight(weight, frame_in, frame_out, chosen, bits)
     coeffs = frame_out.analysis(frame_in.analysis(weight.T).T)
     ratio = (quantized.coeffs() - coeffs).square().sum() / weight.square().sum()
-    return float(ratio), quantized.weight_rel_error**2
+    return float(ratio), quantized.errors.weight_rel_error**2
 
 
 def rows(points: list[Point]) -> list[str]:

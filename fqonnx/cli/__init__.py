@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib import import_module
 from typing import Any
@@ -62,3 +63,5 @@ class _Group(click.Group):
 @click.version_option(__version__, prog_name="fqonnx")
 def main() -> None:
     """Frame quantization for ONNX: 2-bit models that stock ONNX Runtime runs."""
+    # Asked to end, a command removes what it has on disk as one that is interrupted does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)

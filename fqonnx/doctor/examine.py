@@ -12,7 +12,8 @@ from fqonnx.doctor.files import check_files
 from fqonnx.doctor.finding import Finding
 from fqonnx.doctor.gpu import DriverError, check_gpu, read_driver
 from fqonnx.doctor.replay import replay
-from fqonnx.doctor.runtime import check_library, check_providers, check_runtime
+from fqonnx.doctor.runtime import check_library, check_providers, check_runtime, runtime_build
+from fqonnx.doctor.server import check_server
 from fqonnx.errors import DataError, LibraryError
 from fqonnx.native import library_path
 from fqonnx.native_file import library_needs
@@ -27,6 +28,7 @@ def examine_installation() -> Iterator[Finding]:
     """
     yield Finding("fqonnx", f"{version('fqonnx')}, Python {platform.python_version()}")
     yield Finding("ONNX Runtime", f"{runtime_version()}, {', '.join(available_providers())}")
+    yield Finding("build", runtime_build())
     path = library_path()
     if path is None:
         said = "not built; models run by the function bodies that they carry"
@@ -67,6 +69,7 @@ def examine_bundle(folder: Path) -> Iterator[Finding]:
 
     yield from map(noted, check_files(folder, manifest))
     yield noted(check_runtime(found, manifest))
+    yield Finding("build", runtime_build())
     yield from map(noted, check_providers(manifest.providers, available_providers()))
     if manifest.library is not None and (folder / manifest.library.path).is_file():
         yield from map(noted, check_library(folder, manifest.library, found))
@@ -76,6 +79,7 @@ def examine_bundle(folder: Path) -> Iterator[Finding]:
         except DriverError as error:
             mend = "Install the NVIDIA driver; a container needs --gpus all and the NVIDIA toolkit"
             yield noted(Finding("GPU", str(error), mend))
+    yield from map(noted, check_server(folder, manifest))
     # Golden outputs that somebody changed are still worth a replay.
     broken = [what for what in failed if what != manifest.golden]
     if broken:

@@ -27,6 +27,13 @@ def check_runtime(version: str, manifest: Manifest) -> Finding:
     return Finding("ONNX Runtime", said)
 
 
+def runtime_build() -> str:
+    """Return what ONNX Runtime, which is installed, says of its build."""
+    import onnxruntime
+
+    return str(onnxruntime.get_build_info()).removeprefix("ORT Build Info: ")
+
+
 def check_providers(providers: Sequence[str], available: Sequence[str]) -> Iterator[Finding]:
     """Hold the providers of a bundle to those that this ONNX Runtime was built with.
 

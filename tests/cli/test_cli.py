@@ -16,6 +16,8 @@ from rich.console import Console
 
 from fqonnx.cli import main
 from fqonnx.cli.console import _layer_table
+from fqonnx.layer_store import LayerStore
+from fqonnx.quant_job import JobResult
 from fqonnx.report import LayerReport
 from fqonnx.runtime_ops import library_path
 from support import conv_model, mlp_model, model_from_text
@@ -56,6 +58,42 @@ def test_compile_then_diff_then_inspect(folder: Path) -> None:
     assert shown.exit_code == 0
     assert "3 quantized layers" in shown.output
     assert "options: bits=4, " in shown.output
+
+
+def test_interruption_says_what_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("compile", folder / "mlp.onnx", "--calibration", "none")
+    put, left = LayerStore.put, 1
+
+    def interrupted(store: LayerStore, key: str, result: JobResult) -> JobResult:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return put(store, key, result)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LayerStore, "put", interrupted)
+        result = run(*command)
+    assert result.exit_code == 130
+    kept = folder / ".mlp-2bit.onnx.layers"
+    assert f"error: interrupted; 1 quantized weights are kept in {kept}: the" in result.output
+    assert run(*command).exit_code == 0
+    assert not kept.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--executor", "localhost:8786"), "found 'localhost:8786'. Give it as dask://HOST:PORT"),
+        (("--executor", "dask://h:1", "--workers", 2), "--workers: the cluster has its own"),
+        (("--workers", 0), "0 is not in the range"),
+    ],
+    ids=str,
+)
+def test_executors_that_are_none(options: tuple[object, ...], message: str, folder: Path) -> None:
+    result = run("compile", folder / "mlp.onnx", *options)
+    assert result.exit_code == 2
+    assert message in result.output
 
 
 def test_trellis_from_compile_to_diff(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

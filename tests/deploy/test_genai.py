@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deployed import compiled_mlp
+from deployed import accept, compiled_mlp
 from fqonnx import CompileConfig, compile_model
 from fqonnx.bundle import BundleError
 from fqonnx.deploy import DeployOptions, deploy
@@ -91,6 +91,11 @@ def test_decoders_write_text_with_and_without_the_library(decoder: Path, tmp_pat
     (tmp_path / "True" / "libfqonnx_ops.so").unlink()
     with pytest.raises(AssertionError):
         generate(tmp_path / "True")
+    config = tmp_path / "False" / "genai_config.json"
+    config.write_text(config.read_text().replace('"model.onnx"', '"other.onnx"'))
+    accept(tmp_path / "False")
+    found = {f.what: f.said for f in examine_bundle(tmp_path / "False") if not f.holds}
+    assert "other.onnx" in found["onnxruntime-genai"]
 
 
 def test_packed_weights_stay_packed_in_a_stock_runtime(decoder: Path, tmp_path: Path) -> None:

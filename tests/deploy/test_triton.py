@@ -16,6 +16,7 @@ from deployed import compiled_mlp
 from fqonnx import CompileConfig, compile_model
 from fqonnx.bundle import BundleError, Manifest
 from fqonnx.deploy import DeployOptions, deploy
+from fqonnx.doctor import examine_bundle
 from fqonnx.golden import Golden
 from support import model_from_text
 
@@ -64,6 +65,11 @@ def test_a_repository_is_what_triton_reads(tmp_path: Path) -> None:
     assert np.array_equal(sample, golden.inputs["x"][0])
     py_compile.compile(str(out / "client.py"), str(tmp_path / "x.pyc"), doraise=True)
     assert "No Triton ran" in (out / "README.md").read_text()
+    path = out / "models/mlp-compiled/config.pbtxt"
+    accelerated = "optimization { execution_accelerators { gpu_execution_accelerator : [ {\n"
+    path.write_text(path.read_text() + accelerated + 'name : "tensorrt" } ] } }\n')
+    found = {finding.what: finding for finding in examine_bundle(out) if not finding.holds}
+    assert "asks for TensorRT" in found["config.pbtxt"].said
 
 
 def test_versions_are_served_side_by_side(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import onnx_ir as ir
+import pytest
 
 from fqonnx.passes import normalize
 from support import model_from_text
@@ -29,3 +31,14 @@ def test_types_that_cannot_be_inferred_stay_as_they_are() -> None:
     model = model_from_text(f"{HEADER} g (float[2, 3] x) => (float[2, 9] y) {{ y = Relu(x) }}")
     normalize(model)
     assert model.graph.outputs[0].shape == ir.Shape([2, 9])
+
+
+@pytest.mark.parametrize(
+    "node",
+    ["Transpose <perm = [2, 1]> (w)", "Transpose <perm = [0, 1, 2]> (w)", "Cast <to = 99> (w)"],
+)
+def test_nodes_that_compute_nothing_stay(node: str) -> None:
+    text = f"{HEADER} g (float[2, 8] x) => (float[2, 8] y) {{ t = {node} y = MatMul(x, t) }}"
+    model = model_from_text(text, w=np.ones((8, 8), np.float32))
+    normalize(model)
+    assert [n.op_type for n in model.graph] == [node.split()[0], "MatMul"]
