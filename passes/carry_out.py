@@ -15,6 +15,7 @@ from fqonnx.passes.constants import (
     replace_nodes,
 )
 
+# Whose graphs a sum comes out of.
 CARRIES = {("", "If"), ("", "Loop"), ("", "Scan")}
 
 

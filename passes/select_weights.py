@@ -10,6 +10,7 @@ from itertools import chain, count
 import onnx_ir as ir
 
 from fqonnx.config import matches
+from fqonnx.passes.carry_out import CARRIES, owners
 from fqonnx.passes.constants import constant, made_from, readers, steps
 from fqonnx.passes.convolution import Convolution
 from fqonnx.passes.linear_layer import DTYPES, LINEAR, MIN_WEIGHTS, LinearLayer
@@ -161,9 +162,16 @@ def _names(node: ir.Node, name: str) -> frozenset[str]:
 
 
 def _all_nodes(model: ir.Model) -> Iterator[tuple[ir.Node, str | None]]:
-    """Yield every node and, inside a function, why it is not looked at."""
+    """Yield every node and, where it cannot be calibrated, why it is not looked at."""
+    inside = owners(model.graph)
     for node in model.graph.all_nodes():
-        yield node, None
+        graph, place = node.graph, None
+        while isinstance(graph, ir.Graph) and graph in inside:
+            owner = inside[graph]
+            if (owner.domain, owner.op_type) not in CARRIES:
+                place = f"inside a graph of {owner.op_type}, which is no If, Loop or Scan"
+            graph = owner.graph
+        yield node, place
     for function in model.functions.values():
         if function.domain == DOMAIN:
             continue

@@ -356,6 +356,18 @@ def test_nodes_inside_a_subgraph_are_layers() -> None:
     assert (outer.graph is model.graph, inner.graph.name, other.graph.name) == (True, "t", "e")
 
 
+def test_node_inside_an_operator_that_no_sum_comes_out_of_is_kept() -> None:
+    model = model_from_text(
+        """<ir_version: 10, opset_import: ["": 20, "other": 1]>
+        g (float[N, 32] x) => (float[N, 32] y) {
+            y = other.Repeat (x) <body = b (float[N, 32] h) => (float[N, 32] n) {
+                [inner] n = MatMul(h, w) }> }""",
+        w=weight(32, 32),
+    )
+    reason = "inside a graph of Repeat, which is no If, Loop or Scan"
+    assert only_reason(model, "inner") == reason
+
+
 def test_node_inside_a_function_that_cannot_be_inlined_is_kept() -> None:
     model = model_from_text(
         """<ir_version: 10, opset_import: ["": 20, "local": 1]>
