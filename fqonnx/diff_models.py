@@ -25,7 +25,7 @@ from fqonnx.errors import ModelError
 from fqonnx.files import sha256
 from fqonnx.machine import processor
 from fqonnx.model_file import file_bytes
-from fqonnx.model_pair import ModelPair, pair_files
+from fqonnx.model_pair import ModelPair
 from fqonnx.passes import ExactProductsPass
 from fqonnx.progress import Track, silent
 from fqonnx.report import Compilation, ModelReport, collect_versions
@@ -79,7 +79,7 @@ def diff_models(
         outputs=outputs,
         noise=noise,
         samples=SamplesReport(samples.source, samples.num_samples, samples.digest),
-        files={str(file): sha256(file) for file in pair_files(pair.float_path, pair.compiled_path)},
+        files={str(file): sha256(file) for file in pair.files},
         versions=collect_versions(),
         machine=processor(),
         split=split,

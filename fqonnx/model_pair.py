@@ -36,6 +36,7 @@ class ModelPair:
         layers: Its packed layers; none where it was not compiled from the other, or lowered to
             stock operators.
         inner_layers: Names of layers inside If, Loop and Scan nodes, which are not among them.
+        files: All files of both, those of external data included.
         samples: What both run on.
         kinds: What the outputs are, by name.
         labels: The right classes of all samples (samples,).
@@ -48,6 +49,7 @@ class ModelPair:
     compiled: ir.Model
     layers: list[CompiledLayer]
     inner_layers: list[str]
+    files: list[Path]
     samples: Samples
     kinds: Mapping[str, OutputKind]
     labels: Labels | None
@@ -81,6 +83,7 @@ class ModelPair:
             FqonnxError: A model, the data or an option is not usable.
         """
         model, compiled = load_model(float_path), load_compiled(compiled_path)
+        files = [*model_files(float_path, model), *model_files(compiled_path, compiled)]
         infos = open_model(float_path, str(float_path)).inputs
         if str(inputs) == "synthetic":  # others than a calibration draws
             samples = synthetic_samples(model, infos, num_samples=32, seed=1)
@@ -97,6 +100,7 @@ class ModelPair:
             compiled,
             compiled_layers(compiled, selected.layers),
             [layer.name for layer in selected.layers if layer.graph is not model.graph],
+            files,
             samples,
             found,
             None if labels is None else load_labels(labels, samples.num_samples),
@@ -114,13 +118,3 @@ def load_compiled(path: Path) -> ir.Model:
     for name, fault in frame_faults(model):
         raise ModelError(f"{path}, node {name!r}", fault, "Compile the model again")
     return model
-
-
-def pair_files(float_path: Path, compiled_path: Path) -> list[Path]:
-    """Return all files of two models, those of external data included.
-
-    Raises:
-        ModelError: One cannot be read.
-    """
-    paths = float_path, compiled_path
-    return [file for path in paths for file in model_files(path, load_model(path))]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 
+from fqonnx.advisories import lost_weights, notes_on_trellis, odd_options
 from fqonnx.bounds import output_bounds
 from fqonnx.calibrate import (
     Calibration,
@@ -28,7 +28,6 @@ from fqonnx.diff import Threshold, compare_models, output_kinds
 from fqonnx.errors import ConfigError
 from fqonnx.executor import Executor, LocalExecutor
 from fqonnx.files import digest_of
-from fqonnx.frames import fusion_redundancy
 from fqonnx.layer_reports import layer_reports, model_report
 from fqonnx.layer_store import kept_layers
 from fqonnx.machine import processor
@@ -48,7 +47,6 @@ from fqonnx.report import (
     CalibrationReport,
     Compilation,
     CompileReport,
-    LayerReport,
     collect_versions,
 )
 from fqonnx.segments import open_model
@@ -116,7 +114,7 @@ def compile_model(
         if not selected.layers:
             warnings.append("no layer was quantized: the report says why for each node")
 
-    warnings += _odd_options(config, used)
+    warnings += odd_options(config, used)
     calibrated = Calibration(
         used, mask_input, config.device, timing, track, str(model_path), folder
     )
@@ -163,7 +161,7 @@ def compile_model(
             VerifyPass(signature)(model)
             model.metadata_props["fqonnx.version"] = version("fqonnx")
             layers = layer_reports(quantized, [*selected.kept, *quantized.failed], config)
-            warnings += [*_lost_weights(layers), *_notes_on_trellis(layers)]
+            warnings += [*lost_weights(layers), *notes_on_trellis(layers)]
             data = CalibrationReport(
                 source=used.source if used else "none",
                 num_samples=used.num_samples if used else 0,
@@ -216,33 +214,6 @@ def compile_model(
     )
 
 
-def _lost_weights(layers: Sequence[LayerReport]) -> Iterator[str]:
-    """Warn of weights that zeros would be nearer to."""
-    lost = [layer.name for layer in layers if (layer.weight_rel_error or 0.0) >= 1.0]
-    if lost:
-        yield (
-            f"the error of {lost[0]!r} and {len(lost) - 1} other layers is as large as the weight: "
-            "raise the redundancy or the bits"
-        )
-
-
-def _notes_on_trellis(layers: Sequence[LayerReport]) -> Iterator[str]:
-    """Say what trellis codes ask of the runtime, and which layers have none of them."""
-    count = Counter(layer.codebook for layer in layers)
-    if not count["trellis"]:
-        return
-    yield (
-        f"{count['trellis']} layers have trellis codes: ONNX Runtime without the library of "
-        "operators decodes them to 8 bits a weight when it loads the file; codebook 'scalar', or "
-        "target 'ort-stock', keeps weights packed there"
-    )
-    if count["scalar"]:
-        yield (
-            f"{count['scalar']} layers have scalar codes, by their bits or since whole tiles of a "
-            "trellis would take more than an eighth more"
-        )
-
-
 def _check_device(device: str) -> None:
     try:
         torch.zeros(1, device=device).item()
@@ -284,22 +255,6 @@ def _samples(
         + "a meaningful comparison"
     )
     return synthetic_samples(model, inputs, seed=config.seed), compared
-
-
-def _odd_options(config: CompileConfig, used: Samples | None) -> Iterator[str]:
-    """Warn of options that do not do what they say."""
-    recipe = config.recipe
-    if recipe.frame == "fusion":
-        rounded = fusion_redundancy(recipe.redundancy)
-        if rounded != recipe.redundancy:
-            yield (
-                f"redundancy {recipe.redundancy:g} is {rounded:g} a side: a fusion frame has a "
-                "whole number of subspaces, in steps of an eighth"
-            )
-    if config.sequential and used is None:
-        yield "sequential has no effect without calibration"
-    elif config.sequential and not recipe.learns:
-        yield f"sequential has no effect on method {config.method!r}, which learns from no data"
 
 
 def _select(model: ir.Model, config: CompileConfig, warnings: list[str]) -> SelectWeightsPass:

@@ -10,39 +10,22 @@ from rich.markup import escape
 from rich.table import Table
 
 from fqonnx.bisect_models import BisectReport, bisect_models
-from fqonnx.cli.console import check_writable, megabytes, print_verdicts, track
-from fqonnx.cli.options import (
-    fail_over_option,
-    fail_under_option,
-    inputs_option,
-    kind_option,
-    labels_option,
-    mask_input_option,
-)
+from fqonnx.cli.console import megabytes, print_verdicts, track
+from fqonnx.cli.pair import FILE, load_pair, pair_options
 from fqonnx.cli.terminal import console
 from fqonnx.diff import Kind, Threshold
 from fqonnx.extract_layer import extract_layer
 from fqonnx.files import write_whole
-from fqonnx.model_file import check_targets
-from fqonnx.model_pair import ModelPair, pair_files
 
-_FILE = click.Path(path_type=Path)
 _SHOWN = 10  # layers, those that are restored and the worst of the others
 
 
 @click.command("bisect")
-@click.argument("float_path", metavar="FLOAT", type=_FILE)
-@click.argument("compiled_path", metavar="COMPILED", type=_FILE)
-@inputs_option
-@mask_input_option
-@labels_option
-@kind_option
-@fail_under_option
-@fail_over_option
-@click.option("--json", "json_path", type=_FILE, help="Write all layers and their errors here.")
+@pair_options
+@click.option("--json", "json_path", type=FILE, help="Write all layers and their errors here.")
 @click.option(
     "--extract",
-    type=_FILE,
+    type=FILE,
     metavar="FOLDER",
     help="Write the worst layer here, float and compiled, as models with inputs.",
 )
@@ -59,12 +42,14 @@ def bisect_command(
     extract: Path | None,
 ) -> None:
     """Find the fewest layers of COMPILED that must stay float to meet the thresholds."""
-    if json_path is not None:
-        check_writable(json_path)
-        data = [Path(inputs)] if labels is None else [Path(inputs), labels]
-        check_targets([json_path], [*pair_files(float_path, compiled_path), *data])
-    pair = ModelPair.load(
-        float_path, compiled_path, inputs, labels=labels, kinds=kinds, mask_input=mask_input
+    pair = load_pair(
+        float_path,
+        compiled_path,
+        inputs,
+        mask_input=mask_input,
+        labels=labels,
+        kinds=kinds,
+        written=[] if json_path is None else [json_path],
     )
     report = bisect_models(pair, [*fail_under, *fail_over], track)
     if json_path is not None:
