@@ -146,11 +146,13 @@ def test_a_decoder_of_random_weights(options: dict[str, Any], tmp_path: Path) ->
 
 
 def test_a_row_of_the_page_of_large_models(tmp_path: Path) -> None:
-    row = large_models.measure(
-        "tiny", ["--calibration", "samples"], ["--bits=2"], 4 << 30, tmp_path
-    )
-    assert row.startswith("| TINY | 0.00 G | 0.00 GB | 16 samples |")
+    options = "--bits 2 --calibration samples.npz"
+    row = large_models.measure("tiny", options, 4 << 30, tmp_path)
+    assert row.startswith(f"| TINY | 0.00 G | 0.00 GB | `{options}` |")
     assert not list(tmp_path.iterdir())
+    page = tmp_path / "page.md"
+    page.write_text(f"{large_models.HEAD}\n{row}\n")
+    assert large_models.rows_of(page) == {f"TINY `{options}`": row}
 
 
 def test_a_limit_of_memory_is_one() -> None:

@@ -1,12 +1,13 @@
 """Compile models that are larger than memory, and write docs/large-models.md from what it took.
 
 Each model is generated (tools/decoder.py), compiled by the command line under a limit, compared
-with the float one by it, and removed again.
+with the float one by it, and removed again. Rows of the page that are not measured again stay.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import resource
 import shutil
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -24,23 +26,30 @@ from fqonnx.machine import processor
 
 GIB = 1 << 30
 SAMPLES, LENGTH = 16, 64
-ROWS = {
-    "1b": ["--calibration", "samples"],
-    "7b": ["--calibration", "none"],
-}
-INTRODUCTION = """# Models larger than memory
+RUNS = (
+    ("1b", "--bits 2 --calibration samples.npz"),
+    ("7b", "--bits 2 --calibration none"),
+    ("7b", "--bits 2 --calibration none --target ort-stock"),
+)
+PAGE = """# Models larger than memory
 
 Compiled under a limit of {limit:g} GiB on memory of its own (`RLIMIT_DATA`: everything that is no
 file), which a process that wants more does not get. Decoders like Llama in float16 with random
-weights (`tools/decoder.py`), options `{options}`. *Own memory* is the largest `RssAnon`
-that was seen, every 20 ms; *with files* the largest resident set, in which the kernel counts pages
-of model files that it takes back when it needs them. Calibration is {samples} samples of {length}
-tokens, a comparison two or more. {machine}.
+weights (`tools/decoder.py`). *Own memory* is the largest `RssAnon` that was seen, every 20 ms;
+*with files* the largest resident set, in which the kernel counts pages of model files that it takes
+back when it needs them. Calibration is {samples} samples of {length} tokens, a comparison two or
+more.
+{machine}, {versions}.
 
-| model | weights | float file | calibration | compile | own memory | with files | compiled file | \
-cosine |
-|---|---|---|---|---|---|---|---|---|
+{head}
+{rows}
+
+    make large
 """
+HEAD = """\
+| model | weights | float file | options | compile | own memory | with files | compiled file | \
+cosine | date |
+|---|---|---|---|---|---|---|---|---|---|"""
 
 
 @dataclass(frozen=True)
@@ -74,8 +83,8 @@ def run_limited(command: list[str], limit: int) -> Usage:
     return Usage(time.perf_counter() - start, own, resident)
 
 
-def measure(name: str, calibration: list[str], options: list[str], limit: int, place: Path) -> str:
-    """Return the row of a model."""
+def measure(name: str, options: str, limit: int, place: Path) -> str:
+    """Return the row of a model; ``samples.npz`` among the options is drawn."""
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=place))
     try:
         model, compiled, report = (folder / f for f in ("model.onnx", "small.onnx", "report.json"))
@@ -83,12 +92,12 @@ def measure(name: str, calibration: list[str], options: list[str], limit: int, p
         rng = np.random.default_rng(1)
         ids = rng.integers(0, SHAPES[name].vocabulary, (SAMPLES, LENGTH))
         np.savez(folder / "samples.npz", input_ids=ids)
-        given = [str(folder / "samples.npz") if c == "samples" else c for c in calibration]
+        given = [str(folder / o) if o == "samples.npz" else o for o in options.split()]
         usage = run_limited(
             [
                 str(Path(sys.executable).with_name("fqonnx")),
                 *("compile", str(model), "-o", str(compiled)),
-                *(*given, *options, "--json", str(report)),
+                *(*given, "--json", str(report)),
             ],
             limit,
         )
@@ -98,12 +107,13 @@ def measure(name: str, calibration: list[str], options: list[str], limit: int, p
             name.upper(),
             f"{sizes['float_bytes'] / 2e9:.2f} G",
             f"{sizes['float_bytes'] / 1e9:.2f} GB",
-            "none" if "none" in calibration else "16 samples",
+            f"`{options}`",
             f"{usage.seconds / 60:.1f} min",
             f"{usage.own / 1e9:.2f} GB",
             f"{usage.resident / 1e9:.2f} GB",
             f"{sizes['compiled_bytes'] / 1e9:.2f} GB",
             f"{output['cosine']:.3f}",
+            str(datetime.date.today()),
         ]
         steps = ", ".join(f"{step} {seconds:.0f}" for step, seconds in found["timing"].items())
         print(f"{name}: {steps}", flush=True)
@@ -112,29 +122,47 @@ def measure(name: str, calibration: list[str], options: list[str], limit: int, p
         shutil.rmtree(folder)
 
 
+def rows_of(page: Path) -> dict[str, str]:
+    """Return the rows that a page has, by model and options."""
+    if not page.is_file():
+        return {}
+    lines = [line for line in page.read_text().splitlines() if line.startswith("|")]
+    return {key_of(line): line for line in lines[2:]}
+
+
+def key_of(row: str) -> str:
+    cells = [cell.strip() for cell in row.split("|")]
+    return f"{cells[1]} {cells[4]}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", default=list(ROWS), help="; ".join(SHAPES))
+    parser.add_argument("models", nargs="*", help=f"of {', '.join(SHAPES)} [default: all runs]")
     parser.add_argument("--folder", type=Path, default=Path("build"), help="place for 20 GB")
     parser.add_argument("--limit", type=float, default=4.0, help="GiB")
-    parser.add_argument("--options", default="--bits 2", help="of fqonnx compile")
+    parser.add_argument("--options", help="of fqonnx compile, in the place of those of the runs")
     parser.add_argument("--markdown", type=Path)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    text = INTRODUCTION.format(
-        limit=arguments.limit,
-        options=arguments.options,
-        samples=SAMPLES,
-        length=LENGTH,
-        machine=processor(),
-    )
-    for name in arguments.models:
-        calibration = ROWS.get(name, ROWS["1b"])
-        limit = int(arguments.limit * GIB)
-        text += measure(name, calibration, arguments.options.split(), limit, arguments.folder)
-        text += "\n"
-        print(text.splitlines()[-1], flush=True)
+    if arguments.options is not None:
+        runs = [(name, arguments.options) for name in arguments.models]
+    else:
+        runs = [run for run in RUNS if not arguments.models or run[0] in arguments.models]
+    rows = {} if arguments.markdown is None else rows_of(arguments.markdown)
+    for name, options in runs:
+        row = measure(name, options, int(arguments.limit * GIB), arguments.folder)
+        print(row, flush=True)
+        rows[key_of(row)] = row
         if arguments.markdown is not None:
+            text = PAGE.format(
+                limit=arguments.limit,
+                samples=SAMPLES,
+                length=LENGTH,
+                machine=processor(),
+                versions=f"torch {version('torch')}, ONNX Runtime {version('onnxruntime')}",
+                head=HEAD,
+                rows="\n".join(rows[key] for key in sorted(rows)),
+            )
             arguments.markdown.write_text(text)
 
 
