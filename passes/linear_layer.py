@@ -128,16 +128,19 @@ class LinearLayer:
         """Shape of the matrix that, with its axes in the order of ``perm``, is the weight."""
         if self.convolution:
             return self.dim_in, self.dim_out
-        *batch, dim_in, rows = self.weight_shape
-        return dim_in, *batch, rows
+        *batch, dim_in, dim_out = self.weight_shape
+        return dim_in, dim_out, *batch
 
     @property
     def perm(self) -> tuple[int, ...]:
-        """The axes of ``split_shape`` as the weight has them, a kernel's being one."""
+        """The axes of ``split_shape`` as the weight has them, a kernel's being one.
+
+        Matrices are last there and first here: where they are not at one end of both, ONNX Runtime
+        (1.31) takes the Transpose for one that its MatMul can do, and crashes if it cannot.
+        """
         if self.convolution:
             return 1, 0
-        batch = range(1, len(self.weight_shape) - 1)
-        return *batch, 0, len(batch) + 1
+        return *range(2, len(self.weight_shape)), 0, 1
 
     @property
     def dtype(self) -> ir.DataType:

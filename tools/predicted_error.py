@@ -89,7 +89,7 @@ def _noisy(model: onnx.ModelProto, error: float, seed: int) -> onnx.ModelProto:
     constants = [a.t for n in clone.graph.node if n.op_type == "Constant" for a in n.attribute]
     for tensor in [*clone.graph.initializer, *constants]:
         weight = onnx.numpy_helper.to_array(tensor)
-        if weight.dtype.kind == "f" and weight.ndim > 1 and weight.size >= MIN_WEIGHTS:
+        if weight.dtype.kind == "f" and weight.size >= MIN_WEIGHTS:
             noise = rng.standard_normal(weight.shape)
             noise *= error * np.linalg.norm(weight.astype(np.float64)) / np.linalg.norm(noise)
             tensor.CopyFrom(

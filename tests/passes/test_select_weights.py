@@ -262,7 +262,7 @@ def test_matrices_of_a_batch_are_one_weight(shape: tuple[int, ...]) -> None:
     layer = only_layer(model_of("[n] y = MatMul(x, w)", w=array))
     assert (layer.dim_in, layer.dim_out, layer.is_row_product) == (32, array.size // 32, False)
     batch = array.reshape(-1, 32, 40)
-    np.testing.assert_array_equal(layer.matrix(), np.concatenate(list(batch), axis=1))
+    np.testing.assert_array_equal(layer.matrix(), np.stack(list(batch), -1).reshape(32, -1))
     np.testing.assert_array_equal(layer.stored(layer.matrix()), array)
 
 
