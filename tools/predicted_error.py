@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,13 +81,22 @@ def same(first: Any, second: Any) -> bool:
     return np.array_equal(first, second, equal_nan=first.dtype.kind in "fc")
 
 
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Yield the constants of a graph and of those inside its nodes."""
+    yield from graph.initializer
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        if attribute.type == onnx.AttributeProto.TENSOR:
+            yield attribute.t
+        elif attribute.type == onnx.AttributeProto.GRAPH:
+            yield from _tensors(attribute.g)
+
+
 def _noisy(model: onnx.ModelProto, error: float, seed: int) -> onnx.ModelProto:
     """Return a model whose weights have Gaussian noise of a relative size."""
     rng = np.random.default_rng(seed)
     clone = onnx.ModelProto()
     clone.CopyFrom(model)
-    constants = [a.t for n in clone.graph.node if n.op_type == "Constant" for a in n.attribute]
-    for tensor in [*clone.graph.initializer, *constants]:
+    for tensor in _tensors(clone.graph):
         weight = onnx.numpy_helper.to_array(tensor)
         if weight.dtype.kind == "f" and weight.size >= MIN_WEIGHTS:
             noise = rng.standard_normal(weight.shape)
