@@ -84,6 +84,17 @@ class Rules:
     def _matmul(self, node: ir.Node, x: Bounds) -> Bounds:
         return self._layer(node, x, LayerNorms(operator_norm(_matrix(node, 1))))
 
+    def _gemm(self, node: ir.Node, x: Bounds) -> Bounds:
+        if node.attributes.get_int("transA", 0):
+            raise UnboundedError(f"{_described(node)} transposes its input")
+        alpha = abs(node.attributes.get_float("alpha", 1.0))
+        product = self._layer(node, x, LayerNorms(alpha * operator_norm(_matrix(node, 1))))
+        if len(node.inputs) < 3 or node.inputs[2] is None:
+            return product
+        array, beta = _array(node, 2), abs(node.attributes.get_float("beta", 1.0))
+        repeats = math.sqrt(self._elements(node.outputs[0]) / array.size)
+        return product.plus_constant(beta * float(np.linalg.norm(array)) * repeats)
+
     def _conv(self, node: ir.Node, x: Bounds) -> Bounds:
         weight = _array(node, 1)
         groups = np.split(weight.reshape(len(weight), -1), node.attributes.get_int("group", 1))
@@ -187,6 +198,7 @@ def _pool(_: Rules, node: ir.Node, x: Bounds) -> Bounds:
 
 
 _RULES: dict[str, Callable[[Rules, ir.Node, Bounds], Bounds]] = {
+    "Gemm": Rules._gemm,
     "MatMul": Rules._matmul,
     "Conv": Rules._conv,
     "BatchNormalization": Rules._batch_norm,

@@ -102,8 +102,7 @@ def _scaled(tape: Tape, value: ir.Value, factor: float) -> ir.Value:
 def _row(tape: Tape, c: ir.Value, b: ir.Value) -> ir.Value:
     """Record a constant C (1, N) as (N,), which is what a layer's bias is; leave any other."""
     tensor = constant(c)
-    assert b.shape is not None
-    if tensor is None or tuple(tensor.shape.numpy()) != (1, b.shape[1]):
+    if tensor is None or b.shape is None or tuple(tensor.shape.numpy()) != (1, b.shape[1]):
         return c
     result = tape.op("Reshape", [c, record_ints(tape, -1)])
     result.type, result.shape = c.type, ir.Shape([b.shape[1]])

@@ -73,6 +73,12 @@ AFFINE: dict[str, Case] = {
     "Div": ("Div (x, c)", C34, {"c": draw(3, 4)}),
     "Div outer": ("Div (x, c)", (3, 1), {"c": draw(1, 5)}),
     "MatMul": ("MatMul (x, w)", (6,), {"w": draw(6, 9)}),
+    "Gemm": ("Gemm (x, w)", (6,), {"w": draw(6, 9)}),
+    "Gemm with all": (
+        "Gemm <alpha = -0.5, beta = 2.0, transB = 1> (x, w, c)",
+        (6,),
+        {"w": draw(9, 6), "c": draw(1, 9)},
+    ),
     "MatMul of rows": ("MatMul (x, w)", (5, 8), {"w": draw(8, 3)}),
     "Conv": ("Conv <pads = [1, 1, 1, 1]> (x, w, b)", K2, {"w": draw(3, 2, 3, 3), "b": draw(3)}),
     "Conv 1-D": ("Conv <strides = [2]> (x, w)", (2, 13), {"w": draw(4, 2, 5)}),
