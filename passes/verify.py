@@ -7,7 +7,7 @@ from typing import get_args
 
 import onnx_ir as ir
 
-from fqonnx.config import Codebook
+from fqonnx.config import Codebook, FrameKind
 from fqonnx.errors import ModelError
 from fqonnx.frames.harmonic import least_harmonic_size
 from fqonnx.packing import LAYOUT_VERSION, LEVELS, TILE, TILE_COLUMNS, TILE_ROWS
@@ -88,6 +88,8 @@ def _check_node(model: ir.Model, node: ir.Node) -> None:
         expected["zero_points"] = (vectors_out, groups)
     for side, dim, vectors in (("in", dim_in, vectors_in), ("out", dim_out, vectors_out)):
         kind = node.attributes.get_string(f"frame_{side}", "")
+        if kind not in get_args(FrameKind):
+            raise ValueError(f"frame_{side} {kind!r}, expected {', '.join(get_args(FrameKind))}")
         if kind in ("hadamard", "fusion"):
             expected[f"signs_{side}"] = (-(-dim // 8),)
         elif kind == "identity" and dim != vectors:
