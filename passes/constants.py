@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import suppress
 
 import numpy as np
 import onnx
@@ -11,6 +10,8 @@ import onnx_ir as ir
 from numpy.typing import ArrayLike, NDArray
 from onnx.reference import ReferenceEvaluator
 from onnx_ir.tape import Tape
+
+from fqonnx.errors import ModelError
 
 # What a constant may go through before a layer reads it. A Mul is the alpha or beta of a Gemm.
 _COMPUTED = {"Cast", "DequantizeLinear", "Flatten", "Identity", "Mul"}
@@ -47,7 +48,16 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
     if any(str(source.name) not in given for source in sources):
         return None
     proto, dtype = ir.to_proto(node), value.dtype  # the node may be gone when it is computed
-    return ir.LazyTensor(lambda: _computed(proto, given, dtype), dtype, shape, name=value.name)
+    declared = tuple(shape.numpy())
+
+    def computed() -> ir.TensorProtocol:
+        tensor = _computed(proto, given, dtype)
+        if (found := tuple(tensor.shape.numpy())) != declared:
+            where = f"value {proto.output[0]!r}"
+            raise ModelError(where, f"declared as {declared}, it is {found}", "Export it again")
+        return tensor
+
+    return ir.LazyTensor(computed, dtype, shape, name=value.name)
 
 
 def _is_computed(value: ir.Value) -> bool:
@@ -110,7 +120,7 @@ def _computed(
     # Of the operators here no version since opset 13 gives an older node another meaning.
     evaluator = ReferenceEvaluator(proto, opsets={"": onnx.defs.onnx_opset_version()})
     (name, source), *others = given.items()
-    more = {name: tensor.numpy() for name, tensor in others}
+    more = {name: detached(tensor) for name, tensor in others}
 
     def transform(array: NDArray[np.generic]) -> NDArray[np.generic]:
         (result,) = evaluator.run(None, {name: array, **more})
@@ -123,12 +133,16 @@ def detached(
     tensor: ir.TensorProtocol,
     transform: Callable[[NDArray[np.generic]], NDArray[np.generic]] = lambda array: array,
 ) -> NDArray[np.generic]:
-    """Return ``transform(tensor)`` in memory of its own; what of a file was mapped is not, then."""
-    array = np.require(transform(tensor.numpy()), requirements=["C", "W"])
+    """Return ``transform(tensor)`` in memory of its own; what of a file was mapped is not, then.
+
+    Threads may call it on one tensor: each maps the file for itself.
+    """
     if isinstance(tensor, ir.ExternalTensor):
-        with suppress(BufferError):  # somebody else reads it
-            tensor.release()
-    return array
+        place = tensor.location, tensor.offset, tensor.length, tensor.dtype
+        tensor = ir.ExternalTensor(
+            *place, shape=tensor.shape, name=str(tensor.name), base_dir=tensor.base_dir
+        )
+    return np.require(transform(tensor.numpy()), requirements=["C", "W"])
 
 
 class Names:

@@ -1,12 +1,25 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
 
+from fqonnx.errors import ModelError
 from fqonnx.passes import normalize
-from fqonnx.passes.constants import constant, made_from, readers, recipe, remove_if_unused, steps
+from fqonnx.passes.constants import (
+    constant,
+    detached,
+    made_from,
+    readers,
+    recipe,
+    remove_if_unused,
+    steps,
+)
 from support import model_from_text
 
 HEADER = '<ir_version: 10, opset_import: ["": 21]>'
@@ -207,3 +220,32 @@ def test_output_of_the_graph_stays(outputs: str) -> None:
     graph = values["w"].graph
     remove_if_unused(values["a"])
     assert list(graph.initializers) == ["w"]
+
+
+def test_threads_read_one_external_tensor_each_for_itself(tmp_path: Path) -> None:
+    tensor = ir.external_data.convert_tensors_to_external(
+        [ir.tensor(np.arange(6, dtype=np.float32), name="w")], tmp_path, "w.data"
+    )[0]
+    assert isinstance(tensor, ir.ExternalTensor)
+    gate = Barrier(8)
+
+    def read(_: int) -> np.ndarray:
+        gate.wait()
+        return detached(tensor, lambda array: array + 1)
+
+    with ThreadPoolExecutor(8) as pool:
+        for array in pool.map(read, range(8)):
+            assert array.tolist() == [1, 2, 3, 4, 5, 6]
+    assert tensor.raw is None
+    mine = detached(tensor)
+    mine[0] = 7
+    assert detached(tensor)[0] == 0
+
+
+def test_declared_shape_that_is_wrong_is_said() -> None:
+    value = values_of("a = Transpose(w) y = Relu(x)", w=W)["a"]
+    value.shape = ir.Shape([9, 9])
+    tensor = constant(value)
+    assert tensor is not None
+    with pytest.raises(ModelError, match=r"value 'a': declared as \(9, 9\), it is \(4, 2\)"):
+        tensor.numpy()
