@@ -7,7 +7,7 @@ ROOT   := $(CURDIR)
 SOURCES := $(shell find fqonnx passes runtime_ops -type f -not -name '*.pyc') pyproject.toml
 
 .PHONY: demo test lint types imports unit sanitize sanitize-cuda fuzz gpu-check bench startup \
-	large quality redundancy sigma-delta feedback trellis architectures backend report-picture clean
+	large memory quality redundancy sigma-delta feedback trellis architectures backend report-picture clean
 
 demo: $(VENV)/.package
 	$(BIN)/python tools/demo.py --folder demo
@@ -73,6 +73,9 @@ bench: $(VENV)/.package
 large: $(VENV)/.package
 	$(BIN)/python tools/large_models.py --folder $(or $(FOLDER),build) \
 		--markdown docs/large-models.md
+
+memory: $(VENV)/.package
+	$(BIN)/python tools/memory.py --markdown docs/compiling.md
 
 startup: $(VENV)/.package
 	$(BIN)/python tools/startup.py --markdown docs/deployment.md

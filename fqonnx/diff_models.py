@@ -33,6 +33,8 @@ from fqonnx.runtime_ops import DOMAIN
 from fqonnx.segments import is_whole, open_model
 from fqonnx.session import Session, available_providers
 
+_LAYERS_BYTES = 1 << 30  # weights in float32 of a model whose layers are compared
+
 
 def diff_models(
     pair: ModelPair, thresholds: Sequence[Threshold] = (), track: Track = silent
@@ -58,11 +60,11 @@ def diff_models(
         "track": track,
     }
     outputs, noise, split, warnings = _outputs(pair, options)
-    whole = is_whole(pair.model) and is_whole(pair.compiled)
+    whole = all(is_whole(model, _LAYERS_BYTES) for model in (pair.model, pair.compiled))
     if pair.layers and not whole:
         warnings.append(
-            "layers are not compared: that takes both models in memory at once, and these are run "
-            "in segments"
+            "layers are not compared: that takes both models in memory at once, and these are too "
+            "large"
         )
     layers = diff_layers(
         pair.model,

@@ -23,7 +23,7 @@ from fqonnx.passes.split import Segment, split
 from fqonnx.progress import Track, silent
 from fqonnx.session import NUMERIC, Feed, InputInfo, Runnable, Session, not_numeric
 
-SEGMENT_BYTES = 1 << 30  # of weights in float32
+SEGMENT_BYTES = 1 << 27  # of weights in float32
 
 
 def open_model(
@@ -47,14 +47,14 @@ def open_model(
         ModelError: The file is no model, or ONNX Runtime does not load it.
     """
     loaded = load_model(model) if isinstance(model, Path) else model
-    if is_whole(loaded):
+    if is_whole(loaded, SEGMENT_BYTES):
         return Session(model, where, frugal=frugal)
     return SegmentedModel(loaded, where, folder=folder, track=track)
 
 
-def is_whole(model: ir.Model) -> bool:
-    """Return whether a model runs as one segment."""
-    return len(split(model, SEGMENT_BYTES, [str(v.name) for v in model.graph.outputs])) == 1
+def is_whole(model: ir.Model, most_bytes: int) -> bool:
+    """Return whether a model would be one segment, of so many bytes of weights at most."""
+    return len(split(model, most_bytes, [str(v.name) for v in model.graph.outputs])) == 1
 
 
 class SegmentedModel:

@@ -122,13 +122,19 @@ class Session:
         try:
             if isinstance(model, Path):
                 self._session = opened(str(model))
-            elif model_bytes(model) < _IN_MEMORY_BYTES:
+            elif not frugal and model_bytes(model) < _IN_MEMORY_BYTES:
                 ir.external_data.load_to_model(model)  # ORT has no folder to look in
                 self._session = opened(ir.to_proto(model).SerializeToString())
             else:
                 with tempfile.TemporaryDirectory(prefix="fqonnx-", dir=folder) as place:
                     options.add_session_config_entry(_EXTERNAL_FOLDER, "/")
                     self._session = opened(_with_weights_in_files(model, Path(place)))
+        except OSError as error:
+            raise ModelError(
+                str(folder or tempfile.gettempdir()),
+                f"no place for the weights of {where}: {error}",
+                "Free some, or set TMPDIR to a folder with more",
+            ) from error
         except Exception as error:  # ORT's exceptions share no base class of their own
             raise ModelError(
                 where,

@@ -278,7 +278,7 @@ def test_a_feed_that_does_not_fit_is_an_error(small: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_an_error(small: Path) -> None:
     model = SegmentedModel(mlp_model(), "mlp", folder=small / "none")
-    with pytest.raises(ModelError, match="no place for the activations between segments of mlp"):
+    with pytest.raises(ModelError, match="no place for the weights of mlp"):
         list(model.run_all([{"x": np.ones((3, 64), np.float32)}], ["y"]))
 
 

@@ -164,10 +164,9 @@ def test_a_limit_of_memory_is_one() -> None:
     assert 1 << 27 < usage.own <= usage.resident < 1 << 28
 
 
-def test_memory_is_that_of_a_process_that_quantizes(tmp_path: Path) -> None:
+def test_a_compilation_takes_the_memory_that_it_may(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    memory.write_model(path, layers=2, dim_in=512, dim_out=256)
-    peak, seconds = memory.measured(path, workers=2)
-    assert 100e6 < peak < 1e9
-    assert 0 < seconds < 60
-    assert len(list(tmp_path.glob("compiled.onnx"))) == 1
+    memory.write_model(path, layers=12, dim_in=1536, dim_out=1536)  # 113 MB of weights
+    peak, _ = memory.measured(path)
+    assert 250e6 < peak < memory.bound(1536, 1536)  # Python and PyTorch alone take the lower one
+    assert (tmp_path / "compiled.onnx").is_file()

@@ -26,6 +26,7 @@ from architectures.row import COSINE, run
 from fqonnx import CompileConfig, compile_model
 from fqonnx.config import Target
 from fqonnx.export import export_model
+from page import write_part
 
 BEGIN, END = "<!-- quality table: tools/quality.py -->", "<!-- end of quality table -->"
 REAL = "text"
@@ -81,10 +82,7 @@ def main() -> None:
     table = "\n".join([header(source), "", *measure(calibration, evaluation)])
     print(table)
     if arguments.readme is not None:
-        content = arguments.readme.read_text(encoding="utf-8")
-        before, rest = content.split(BEGIN)
-        after = rest.split(END)[1]
-        arguments.readme.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+        write_part(arguments.readme, BEGIN, END, table)
 
 
 def texts(calibration: Path | None, evaluation: Path | None) -> tuple[str, list[str], list[str]]:

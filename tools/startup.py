@@ -21,6 +21,7 @@ from fqonnx.export import export_model
 from fqonnx.machine import processor
 from fqonnx.native import library_path
 from fqonnx.probe import Outcome, Request, probe
+from page import write_part
 
 BEGIN, END = "<!-- start-up table: tools/startup.py -->", "<!-- end of start-up table -->"
 TURNS = 5
@@ -95,11 +96,7 @@ def main() -> None:
     text = table()
     print(text)
     if arguments.markdown is not None:
-        page = arguments.markdown.read_text(encoding="utf-8")
-        before, _, rest = page.partition(BEGIN)
-        _, _, after = rest.partition(END)
-        content = f"{before}{BEGIN}\n{text}{END}{after}"
-        arguments.markdown.write_text(content, encoding="utf-8")
+        write_part(arguments.markdown, BEGIN, END, text)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from fqonnx.packing import LEVELS, TILE
 from fqonnx.quant import TrellisCode, gaussian_alphabet, trellis_code
 from fqonnx.quant.trellis import DEFAULT_WINDOW, states
 from fqonnx.runtime_ops import instruction_set
+from page import write_part
 
 WINDOWS = (10, 12, 14, 16)
 BITS = (1, 2, 3, 4)
@@ -43,10 +44,7 @@ def main() -> None:
     text = tables()
     print(text)
     if options.markdown is not None:
-        page = options.markdown.read_text(encoding="utf-8")
-        before, after = page.split(MARKS[0])[0], page.split(MARKS[1])[1]
-        page = f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}"
-        options.markdown.write_text(page, encoding="utf-8")
+        write_part(options.markdown, *MARKS, text)
 
 
 def gaussian(tiles: int, seed: int) -> Float:
