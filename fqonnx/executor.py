@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -16,6 +17,9 @@ from fqonnx.threads import single_core_threads
 # (and no less than one job needs).
 _LARGEST = 6
 _LEAST_BYTES = 1 << 28
+
+# glibc keeps what a job has freed, for each thread: hundreds of megabytes.
+_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 class Task(Protocol):
@@ -104,4 +108,8 @@ def _threads(shape: JobShape, free: int, idle: int) -> int:
 
 
 def _run(task: Task, threads: int) -> JobResult:
-    return run_job(task.job(), threads)
+    try:
+        return run_job(task.job(), threads)
+    finally:
+        if _malloc_trim is not None:
+            _malloc_trim(0)

@@ -24,7 +24,7 @@ from fqonnx.calibrate import (
 )
 from fqonnx.choose_bits import choose_bits
 from fqonnx.config import CompileConfig
-from fqonnx.diff import Threshold, compare_models, output_kinds
+from fqonnx.diff import OutputDiff, Threshold, compare_models, output_kinds
 from fqonnx.errors import ConfigError
 from fqonnx.executor import Executor, LocalExecutor
 from fqonnx.files import digest_of
@@ -104,7 +104,7 @@ def compile_model(
         folder = next(parent for parent in output_path.absolute().parents if parent.is_dir())
         opened = functools.partial(open_model, folder=folder, track=track)
         float_model = opened(model_path, str(model_path))
-        inputs = float_model.inputs
+        inputs, output_names = float_model.inputs, float_model.output_names
         mask_input = find_mask_input(inputs, config.mask_input)
         signature, kinds = graph_signature(model), output_kinds(model)
         used, compared = _samples(str(calibration), model, float_model, config, warnings)
@@ -118,15 +118,19 @@ def compile_model(
     calibrated = Calibration(
         used, mask_input, config.device, timing, track, str(model_path), folder
     )
-    compare = functools.partial(
-        compare_models,
-        float_model,
-        feeds=compared.feeds,
-        compiled_path=output_path,
-        kinds=kinds,
-        mask_input=mask_input,
-        track=track,
-    )
+    del float_model  # its weights would be in memory while others are quantized
+
+    def compare(compiled: Runnable) -> list[OutputDiff]:
+        return compare_models(
+            opened(model_path, str(model_path)),
+            compiled,
+            feeds=compared.feeds,
+            compiled_path=output_path,
+            kinds=kinds,
+            mask_input=mask_input,
+            track=track,
+        )
+
     executor = executor or LocalExecutor()
     with timed(timing, "load_s"):
         identity = {
@@ -145,7 +149,7 @@ def compile_model(
                 selected.layers,
                 calibrated,
                 config,
-                float_model,
+                opened(model_path, str(model_path)),
                 (used or compared).feeds[0],
                 meet=meet,
                 compare=compare,
@@ -191,7 +195,7 @@ def compile_model(
             f"{sizes.bits_per_weight:.3f}"
         )
     compared_names = {output.name for output in outputs}
-    for name in float_model.output_names:
+    for name in output_names:
         if name not in compared_names:
             warnings.append(f"output {name!r} is not a tensor of numbers and was not compared")
     warnings += [
