@@ -19,7 +19,7 @@ from fqonnx.errors import ConfigError, ModelError
 from fqonnx.model_pair import ModelPair
 from fqonnx.progress import Track, silent
 from fqonnx.report import to_json
-from fqonnx.segments import open_model
+from fqonnx.segments import WHOLE_BYTES, open_model
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def bisect_models(
     switched = SwitchedModel(pair.model, pair.compiled, pair.layers, track)
     errors = switched.errors_alone(pair.samples.feeds[0], pair.mask_input, track)
     found = bisect_layers(
-        open_model(pair.float_path, str(pair.float_path), track=track),
+        open_model(pair.float_path, str(pair.float_path), whole_bytes=WHOLE_BYTES, track=track),
         switched,
         errors,
         thresholds,

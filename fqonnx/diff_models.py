@@ -30,10 +30,8 @@ from fqonnx.passes import ExactProductsPass
 from fqonnx.progress import Track, silent
 from fqonnx.report import Compilation, ModelReport, collect_versions
 from fqonnx.runtime_ops import DOMAIN
-from fqonnx.segments import is_whole, open_model
+from fqonnx.segments import WHOLE_BYTES, is_whole, open_model
 from fqonnx.session import Session, available_providers
-
-_LAYERS_BYTES = 1 << 30  # weights in float32 of a model whose layers are compared
 
 
 def diff_models(
@@ -60,7 +58,7 @@ def diff_models(
         "track": track,
     }
     outputs, noise, split, warnings = _outputs(pair, options)
-    whole = all(is_whole(model, _LAYERS_BYTES) for model in (pair.model, pair.compiled))
+    whole = all(is_whole(model, WHOLE_BYTES) for model in (pair.model, pair.compiled))
     if pair.layers and not whole:
         warnings.append(
             "layers are not compared: that takes both models in memory at once, and these are too "
@@ -101,7 +99,7 @@ def _outputs(
     No session outlives this: the layers need room for sessions of their own.
     """
     path = pair.compiled_path
-    opened = functools.partial(open_model, track=options["track"])
+    opened = functools.partial(open_model, whole_bytes=WHOLE_BYTES, track=options["track"])
     expected, actual = (opened(p, str(p)) for p in (pair.float_path, path))
     pairs, split = [(expected, actual)], None
     if pair.layers:

@@ -24,6 +24,7 @@ from fqonnx.progress import Track, silent
 from fqonnx.session import NUMERIC, Feed, InputInfo, Runnable, Session, not_numeric
 
 SEGMENT_BYTES = 1 << 27  # of weights in float32
+WHOLE_BYTES = 1 << 30  # of a model that is compared as a user would run it
 
 
 def open_model(
@@ -31,15 +32,17 @@ def open_model(
     where: str,
     *,
     frugal: bool = False,
+    whole_bytes: int | None = None,
     folder: Path | None = None,
     track: Track = silent,
 ) -> Runnable:
-    """Return a session of a model, or what runs it in segments where it has more than one.
+    """Return a session of a model, or what runs it in segments where it is large.
 
     Args:
         model: A path, or a model in memory.
         where: What error messages call the model.
         frugal: As for a session; segments are in any case.
+        whole_bytes: Weights of a model that is not cut; None for those of a segment.
         folder: Gets a folder for what segments hand on; None for the system's.
         track: Progress of segments.
 
@@ -47,7 +50,7 @@ def open_model(
         ModelError: The file is no model, or ONNX Runtime does not load it.
     """
     loaded = load_model(model) if isinstance(model, Path) else model
-    if is_whole(loaded, SEGMENT_BYTES):
+    if is_whole(loaded, whole_bytes or SEGMENT_BYTES):
         return Session(model, where, frugal=frugal)
     return SegmentedModel(loaded, where, folder=folder, track=track)
 

@@ -166,7 +166,7 @@ def test_thresholds_are_judged(tmp_path: Path) -> None:
 def test_models_that_run_in_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = model_pair(mlp_model(), tmp_path, layer_feed("mlp"))
     whole = diff_models(pair)
-    monkeypatch.setattr("fqonnx.diff_models._LAYERS_BYTES", 1)
+    monkeypatch.setattr("fqonnx.diff_models.WHOLE_BYTES", 1)
     monkeypatch.setattr("fqonnx.segments.SEGMENT_BYTES", 1)
     report = diff_models(pair)
     assert report.layers == []

@@ -14,7 +14,7 @@ from fqonnx.diff.compare import squared_error
 from fqonnx.passes import AddSwitchesPass, CompiledLayer
 from fqonnx.passes.add_switches import SWITCHES
 from fqonnx.progress import Track, silent
-from fqonnx.segments import open_model
+from fqonnx.segments import WHOLE_BYTES, open_model
 from fqonnx.session import Feed
 
 
@@ -41,7 +41,12 @@ class SwitchedModel:
     ) -> None:
         switched = model.clone()
         AddSwitchesPass(compiled, [layer.source for layer in layers])(switched)
-        self._model = open_model(switched, "the float model with compiled layers", track=track)
+        self._model = open_model(
+            switched,
+            "the float model with compiled layers",
+            whole_bytes=WHOLE_BYTES,
+            track=track,
+        )
         self.num_layers = len(layers)
         self.output_names = self._model.numeric_outputs
 
