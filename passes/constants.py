@@ -93,7 +93,7 @@ def recipe(value: ir.Value) -> Hashable:
     """Return what is equal for constant values that are made from the same one in the same way."""
     node, tensor = value.producer(), constant(value)
     if tensor is not None and tensor.size <= _MOST_DIMS:  # a shape, axes, or a factor
-        return tensor.dtype, tensor.numpy().tobytes()
+        return tensor.dtype, tuple(tensor.shape.numpy()), tensor.numpy().tobytes()
     if node is None or node.op_type == "Constant":
         return value
     attributes = tuple(sorted((name, str(a.value)) for name, a in node.attributes.items()))

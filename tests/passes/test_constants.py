@@ -201,6 +201,17 @@ def test_recipes_are_equal_where_nodes_and_shapes_are() -> None:
     assert len({*found}) == 3
 
 
+def test_recipes_differ_by_the_shape_of_a_factor() -> None:
+    values = values_of(
+        "a = Mul(w, s) b = Mul(w, t) c = Add(a, b) y = MatMul(c, x)",
+        "float[4, N] x",
+        w=draw(4, 4),
+        s=np.float32([[1, 2, 3, 4]]),
+        t=np.float32([[1], [2], [3], [4]]),
+    )
+    assert recipe(values["a"]) != recipe(values["b"])
+
+
 def test_what_nothing_reads_goes_with_its_sources() -> None:
     values = values_of(
         "a = Transpose(w) b = Reshape(a, s) y = Relu(x) z = Transpose(w)",
