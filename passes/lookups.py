@@ -45,6 +45,17 @@ class SharedTable:
         return f"{table}: Gather nodes {names} read {what}"
 
 
+def is_turned(weight: ir.Value) -> bool:
+    """Whether a weight that Transpose and Identity make of a matrix is its transpose."""
+    nodes = (value.producer() for value in made_from(weight))
+    perms = [
+        tuple(node.attributes.get_ints("perm", (1, 0)))
+        for node in nodes
+        if node is not None and node.op_type == "Transpose"
+    ]
+    return perms.count((1, 0)) % 2 == 1
+
+
 def share_tables(layers: Sequence[LinearLayer]) -> tuple[list[LinearLayer], list[SharedTable]]:
     """Give layers the lookups that are to read their quantized weight; return them and the tables.
 
@@ -67,6 +78,7 @@ def share_tables(layers: Sequence[LinearLayer]) -> tuple[list[LinearLayer], list
             or source.is_graph_output()
             or not nodes.union(lookups).issuperset(readers(source))
             or not _INVERTIBLE.issuperset(steps(layer.weight))
+            or len(tensor.shape) != 2  # experts, and kernels: stored as another matrix
             or any(node.inputs[0] is not source for node in lookups)
         )
         name = str(source.name)

@@ -22,11 +22,11 @@ from fqonnx.passes.constants import (
     record_ints,
     remove_if_unused,
     replace_nodes,
-    steps,
 )
 from fqonnx.passes.convolution import channels_first, row_view
 from fqonnx.passes.frame_functions import add_function
 from fqonnx.passes.linear_layer import LinearLayer
+from fqonnx.passes.lookups import is_turned
 from fqonnx.quant import PackedArray, PackedWeight
 from fqonnx.runtime_ops import DOMAIN, FrameOpSpec
 from fqonnx.runtime_ops.spec import OpType
@@ -159,7 +159,7 @@ class _Rewriter:
         name = f"{table.name}.table"
         weight = self.record(tape, "FrameDequant", name, first, replacement.quantized, {**packed})
         weight.shape = ir.Shape(first.weight_shape)
-        if steps(first.weight).count("Transpose") % 2:
+        if is_turned(first.weight):
             weight = tape.op("Transpose", [weight], {"perm": [1, 0]})
         weight.dtype, weight.shape = first.dtype, table.shape
         self.name_values(tape, f"{table.name}.quantized")

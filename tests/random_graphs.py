@@ -240,10 +240,11 @@ def _embedding(g: Graph, x: Value, rng: np.random.Generator) -> Value:
 
 
 def _tied(g: Graph, x: Value, rng: np.random.Generator) -> Value | None:
-    if g.table is None or x.shape[-1] != 32:
+    if g.table is None or x.shape[-1] not in (32, WORDS):
         return None
-    turned = g.node("Transpose", g.table, shape=(32, WORDS), perm=[1, 0])
-    return g.node("MatMul", x.name, turned.name, shape=(*x.shape[:-1], WORDS))
+    perm, dim_out = ([1, 0], WORDS) if x.shape[-1] == 32 else ([0, 1], 32)
+    table = g.node("Transpose", g.table, shape=(x.shape[-1], dim_out), perm=perm)
+    return g.node("MatMul", x.name, table.name, shape=(*x.shape[:-1], dim_out))
 
 
 def _left(g: Graph, x: Value, rng: np.random.Generator) -> Value | None:
@@ -256,10 +257,14 @@ def _left(g: Graph, x: Value, rng: np.random.Generator) -> Value | None:
 
 
 def _stacked(g: Graph, x: Value, rng: np.random.Generator) -> Value | None:
-    """A product with a weight for each of the positions."""
+    """A product with a weight for each of the positions, and maybe another with one of them."""
     if len(x.shape) < 3:
         return None
     weight = g.weight(rng, x.shape[1], x.shape[2], 32)
+    if rng.integers(2):
+        place = g.constant(np.array(int(rng.integers(x.shape[1]))))
+        one = g.node("Gather", weight, place, shape=(x.shape[2], 32))
+        g.values.append(g.node("MatMul", x.name, one.name, shape=(*x.shape[:2], 32)))
     a = g.node("Unsqueeze", x.name, g.constant(np.array([2], np.int64)), shape=x.shape)
     b = g.node("MatMul", a.name, weight, shape=x.shape)
     axes = g.constant(np.array([2], np.int64))

@@ -364,6 +364,49 @@ def test_small_table_stays_float_for_its_lookups(
     assert np.linalg.norm(after - before) < 0.2 * np.linalg.norm(before)
 
 
+@pytest.mark.parametrize(
+    ("form", "is_copied"),
+    [
+        (
+            Form(
+                "int64[N, 4] i",
+                "h = Gather(w, i) t = Transpose <perm = [0, 1]> (w) [layer] y = MatMul(h, t)",
+                {"w": draw(64, 64)},
+                feeds={"i": np.random.default_rng(2).integers(0, 64, (ROWS, 4))},
+            ),
+            False,
+        ),
+        (
+            Form(
+                X,
+                """[layer] a = MatMul(x, w) one = Constant <value_int = 1> () e = Gather(w, one)
+                b = MatMul(x, e) y = Add(a, b)""",
+                {"w": draw(3, 64, 48)},
+            ),
+            True,
+        ),
+        (
+            Form(
+                "float[N, 16, 6, 6] x",
+                """[layer] a = Conv(x, w) one = Constant <value_int = 1> () e = Gather(w, one)
+                b = ReduceSum <keepdims = 0> (e) y = Add(a, b)""",
+                {"w": draw(32, 16, 3, 3)},
+            ),
+            True,
+        ),
+    ],
+    ids=["a Transpose of nothing", "matrices", "kernel"],
+)
+def test_lookups_find_the_table_as_it_was(form: Form, is_copied: bool, tmp_path: Path) -> None:
+    compiled, report = compile_form(form, tmp_path, bits=4)
+    assert [x.name for x in report.layers if x.status == "quantized"] == ["layer"]
+    assert ("w" in ir.load(compiled).graph.initializers) == is_copied
+    before, after = (
+        Session(path, "model").run(form.feed())[0] for path in (tmp_path / "float.onnx", compiled)
+    )
+    assert np.linalg.norm(after - before) < 0.25 * np.linalg.norm(before)
+
+
 @pytest.mark.parametrize("opset", range(13, 27))
 @pytest.mark.parametrize("lowering", ["fused", "onnx", "stock"])
 def test_every_opset_that_onnx_runtime_knows(opset: int, lowering: str, tmp_path: Path) -> None:
