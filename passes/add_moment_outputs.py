@@ -55,9 +55,9 @@ class AddMomentOutputsPass(ir.passes.InPlacePass):
         graph = model.graph
         by_name = ir.convenience.create_value_mapping(graph)
         mask = by_name[self.mask_input] if self.mask_input is not None else None
-        kept = [value for value in graph.outputs if value.name in self.keep]
-        graph.outputs.clear()
+        graph.outputs[:] = [value for value in graph.outputs if value.name in self.keep]
         names = Names(graph)
+        totals = []
         for source, output_name in zip(self.values, self.output_names, strict=True):
             x = by_name[source.name]
             body = x.graph or graph
@@ -68,10 +68,12 @@ class AddMomentOutputsPass(ir.passes.InPlacePass):
             for node in tape.nodes:
                 for value in node.outputs:
                     value.name = names.fresh(f"fqonnx_moment_{value.name}")
-            output = carry_out(graph, output, names)
+            totals.append(output)
+        # Not before all are recorded: it puts other Loops in the place of those that there are.
+        for place, (total, output_name) in enumerate(zip(totals, self.output_names, strict=True)):
+            output = carry_out(graph, total, names)
             output.name = output_name
-            graph.outputs.append(output)
-        graph.outputs.extend(kept)
+            graph.outputs.insert(place, output)
         RemoveUnusedNodesPass()(model)  # a runtime would run what no output needs
         return ir.passes.PassResult(model, modified=True)
 

@@ -203,6 +203,33 @@ def test_any_supported_opset(opset: int, mask_input: str | None) -> None:
     np.testing.assert_allclose(total, expected(x, counts), rtol=1e-5)
 
 
+LOOP = """{y} = Loop (two, yes, {x}) <body = b{x} (int64 i{x}, bool go{x}, float[A, 4] h{x})
+    => (bool on{x}, float[A, 4] n{x}) {{ on{x} = Identity(go{x}) n{x} = Add(h{x}, h{x}) }}>"""
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_what_a_loop_gives_is_summed_and_handed_on(inside: bool) -> None:
+    loop = LOOP.format(x="x", y="l")
+    if inside:
+        loop = f"""l = If (yes) <then_branch = t () => (float[A, 4] q) {{
+            {LOOP.format(x="x", y="p")} q = Neg(p) }},
+            else_branch = e () => (float[A, 4] r) {{ r = Identity(x) }}>"""
+    model = model_from_text(
+        f"""{HEADER} g (float[A, 4] x) => (float[A, 4] l, float[A, 4] y) {{
+            two = Constant <value = int64 {{2}}> () yes = Constant <value = bool {{1}}> ()
+            {loop} y = Relu(l) }}"""
+    )
+    values = {"hx": (1, 2), "p": (4,)} if inside else {"hx": (1, 2), "l": (4,)}
+    adder = AddMomentOutputsPass([LayerInput(name, 4) for name in values], keep=["l"])
+    adder(model)
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    x = draw(3, 4)
+    *sums, handed_on = Session(model.clone(), "model").run({"x": x})
+    for total, factors in zip(sums, values.values(), strict=True):
+        np.testing.assert_allclose(total, sum(expected(f * x) for f in factors), rtol=1e-5)
+    np.testing.assert_allclose(handed_on, -4 * x if inside else 4 * x)
+
+
 def test_new_values_take_no_name_of_a_value_in_a_subgraph() -> None:
     model = model_of(
         """h = Relu(x)
