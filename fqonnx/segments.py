@@ -144,6 +144,7 @@ class Relay:
 
     Attributes:
         model: The model.
+        feeds: What it runs on.
         segments: Its segments, in their order.
     """
 
@@ -159,7 +160,7 @@ class Relay:
     ) -> None:
         self.segments = split(model, SEGMENT_BYTES, outputs)
         self.model = model
-        self._feeds = feeds
+        self.feeds = feeds
         self._outputs = frozenset(outputs)
         self._where = where
         self._parent = folder
@@ -211,11 +212,11 @@ class Relay:
             description = f"{description}, segment {number + 1} of {total}"
             first = self.values(0, segment.inputs)
             for value in part.graph.inputs:
-                if (name := str(value.name)) not in self._feeds[0]:
+                if (name := str(value.name)) not in self.feeds[0]:
                     value.dtype = ir.DataType.from_numpy(first[name].dtype)
                     value.shape = ir.Shape([None] * first[name].ndim)
         session = Session(part, self._where, frugal=total > 1, folder=self._parent)
-        for index in self._track(range(len(self._feeds)), description):
+        for index in self._track(range(len(self.feeds)), description):
             feed = self.values(index, segment.inputs)
             arrays = session.run(feed, [*wanted, *passed])
             self._store(index, dict(zip(passed, arrays[len(wanted) :], strict=True)))
@@ -223,7 +224,7 @@ class Relay:
 
     def values(self, index: int, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Return values that the feed of an index has, or segments have handed on for it."""
-        feed = self._feeds[index]
+        feed = self.feeds[index]
         read = (name for name in names if name not in feed and name in self._held)
         given = {name: feed[name] for name in names if name in feed}
         return given | {name: np.load(self._path(index, name)) for name in read}
@@ -232,7 +233,7 @@ class Relay:
         """Remove what no segment from this one on reads."""
         kept = self._outputs.union(*(segment.inputs for segment in self.segments[number:]))
         for name in self._held.keys() - kept:
-            for index in range(len(self._feeds)):
+            for index in range(len(self.feeds)):
                 self._path(index, name).unlink()
             del self._held[name]
 

@@ -444,6 +444,11 @@ def test_nan_weight_is_named(data: Path, tmp_path: Path) -> None:
     ir.save(model, path)
     with pytest.raises(ModelError, match=r"'w2' of 'second'.*NaN.*--exclude 'second'"):
         compile_model(path, tmp_path / "out.onnx", calibration="none")
+    for config in (CompileConfig(), CompileConfig(exclude=("second",))):
+        with pytest.raises(ModelError, match=r"weight 'w2'.*NaN.*activation 'r2' behind it"):
+            compile_model(path, tmp_path / "out.onnx", config, calibration=data)
+    both = CompileConfig(exclude=("second", "third"))
+    assert compile_model(path, tmp_path / "out.onnx", both, calibration=data).layers
 
 
 def test_output_must_not_be_the_input(mlp: Path) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import onnx_ir as ir
 import torch
 
-from fqonnx.errors import DataError
+from fqonnx.errors import DataError, FqonnxError, ModelError
 from fqonnx.passes import AddMomentOutputsPass, LayerInput
+from fqonnx.passes.faulty_constant import faulty_constant
 from fqonnx.passes.split import Segment
 from fqonnx.quant import Moments
 from fqonnx.segments import Relay
+from fqonnx.session import Feed
 
 # Best on transformers of five kinds: real data can be followed closely, synthetic ones cannot.
 _DAMPING_REAL = 0.1
@@ -45,7 +48,8 @@ def collect_moments(
         Moments by layer input; one that has no rows at all is left out.
 
     Raises:
-        ModelError: The model does not run on the samples.
+        ModelError: The model does not run on the samples, or a weight is not finite, hence an
+            activation.
         DataError: An activation is not finite, or the mask leaves no row of it.
     """
     kept = segment.outputs if hand_on else ()
@@ -65,25 +69,42 @@ def collect_moments(
         for total, batch in zip(sums, batches, strict=True):
             with np.errstate(invalid="ignore"):
                 total += batch
-    return {
-        value: _moments(value.name, total, is_real, device)
-        for value, total in zip(values, sums, strict=True)
-        if total[-1, -1] != 0 or (mask_input is not None and always(value))
-    }
+    found = {}
+    for value, total in zip(values, sums, strict=True):
+        if not np.isfinite(total).all():
+            raise _not_finite(relay.model, value.name)
+        if total[-1, -1] != 0:
+            found[value] = _moments(total, is_real, device)
+        elif mask_input is not None and always(value) and _is_padding(relay.feeds, mask_input):
+            raise DataError(
+                f"activation {value.name!r}",
+                "the mask marks all of its rows as padding",
+                "Check the mask",
+            )
+    return found
 
 
-def _moments(name: str, total: np.ndarray, is_real: bool, device: str) -> Moments:
+def _is_padding(feeds: Sequence[Feed], mask_input: str) -> bool:
+    """Whether the mask is zero everywhere; else what has no rows has none without it either."""
+    return not any(feed[mask_input].any() for feed in feeds)
+
+
+def _not_finite(model: ir.Model, name: str) -> FqonnxError:
+    if (weight := faulty_constant(model, name)) is not None:
+        return ModelError(
+            f"weight {weight!r}",
+            f"it has NaN or infinite entries, and so has activation {name!r} behind it",
+            "Mend the model, or keep its layer and those behind it float with --exclude",
+        )
+    return DataError(
+        f"activation {name!r}",
+        "it is not finite on the calibration samples, or its squares are beyond float32",
+        "Check the float model on them, or keep the layer float with --exclude",
+    )
+
+
+def _moments(total: np.ndarray, is_real: bool, device: str) -> Moments:
     count = float(total[-1, -1])
-    if not np.isfinite(total).all():
-        raise DataError(
-            f"activation {name!r}",
-            "it is not finite on the calibration samples, or its squares are beyond float32",
-            "Check the float model on them, or keep the layer float with --exclude",
-        )
-    if count == 0:
-        raise DataError(
-            f"activation {name!r}", "the mask marks all of its rows as padding", "Check the mask"
-        )
     mean = torch.from_numpy(total / count).to(device)
     return Moments(
         hessian=mean[:-1, :-1],
