@@ -55,6 +55,9 @@ def _rewrite(node: ir.Node, names: Names) -> None:
     assert isinstance(graph, ir.Graph)
     assert a is not None
     assert b is not None
+    tensor = constant(b)
+    assert tensor is not None
+    b.dtype, b.shape = tensor.dtype, ir.Shape(tensor.shape.numpy())
     tape = Tape()
     if attributes.get_int("transA", 0):
         a = _transposed(tape, a)
@@ -68,7 +71,7 @@ def _rewrite(node: ir.Node, names: Names) -> None:
     tape.nodes[-1].meta[ORIGINAL_OP_TYPE] = node.op_type
     beta = attributes.get_float("beta", 1.0)
     if c is not None and beta != 0.0:
-        c.type = c.type or output.type
+        c.type = c.type or b.type
         result = tape.op("Add", [product, _scaled(tape, _row(tape, c, b), beta)])
         result.type, result.shape = output.type, output.shape
     for new in tape.nodes:

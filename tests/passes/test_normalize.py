@@ -33,6 +33,21 @@ def test_types_that_cannot_be_inferred_stay_as_they_are() -> None:
     assert model.graph.outputs[0].shape == ir.Shape([2, 9])
 
 
+@pytest.mark.parametrize("declared", ["float[N, 9] y", "float[N, 4] y, float[N, 9] h"])
+def test_wrong_shape_hides_no_other_type(declared: str) -> None:
+    model = model_from_text(
+        f"""{HEADER} g (float[N, 32] x) => ({declared}) {{
+            t = Transpose(w) h = MatMul(x, t) r = Relu(h) y = MatMul(r, v) }}""",
+        w=np.ones((64, 32), np.float32),
+        v=np.ones((64, 4), np.float32),
+    )
+    normalize(model)
+    values = ir.convenience.create_value_mapping(model.graph)
+    assert values["t"].shape == ir.Shape([32, 64])
+    assert values["r"].dtype == ir.DataType.FLOAT
+    assert [value.shape[-1] for value in model.graph.outputs][-1] == 9
+
+
 @pytest.mark.parametrize(
     "node",
     ["Transpose <perm = [2, 1]> (w)", "Transpose <perm = [0, 1, 2]> (w)", "Cast <to = 99> (w)"],

@@ -179,12 +179,14 @@ def test_c_that_is_an_activation_needs_no_declared_type() -> None:
         f"""{HEADER}
         g (float[N, 32] x) => (float[N, 32] y) {{
             c = Relu(x)
-            y = Gemm <beta = 0.5> (x, w, c)
+            h = Gemm <transB = 1, alpha = 2.0, beta = 0.5> (x, w, c)
+            y = Neg(h)
         }}""",
         w=draw(32, 32),
     )
     assert normalize(model, x=draw(3, 32))
-    assert op_types(model.graph) == ["Relu", "MatMul", "Mul", "Add"]
+    found = op_types(model.graph)
+    assert found == ["Relu", "MatMul", "Mul", "Add", "Neg"]
 
 
 @pytest.mark.parametrize(
