@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from fqonnx.errors import ModelError
 from fqonnx.model_file import load_model
-from fqonnx.passes.split import Segment, split
+from fqonnx.passes.infer_types import infer_types
+from fqonnx.passes.split import Segment, is_numeric, split
 from fqonnx.progress import Track, silent
-from fqonnx.session import NUMERIC, Feed, InputInfo, Runnable, Session, not_numeric
+from fqonnx.session import Feed, InputInfo, Runnable, Session, not_numeric
 
 SEGMENT_BYTES = 1 << 27  # of weights in float32
 WHOLE_BYTES = 1 << 30  # of a model that is compared as a user would run it
@@ -39,7 +40,7 @@ def open_model(
     """Return a session of a model, or what runs it in segments where it is large.
 
     Args:
-        model: A path, or a model in memory.
+        model: A path, or a model in memory, whose types are inferred where it is cut.
         where: What error messages call the model.
         frugal: As for a session; segments are in any case.
         whole_bytes: Weights of a model that is not cut; None for those of a segment.
@@ -52,6 +53,7 @@ def open_model(
     loaded = load_model(model) if isinstance(model, Path) else model
     if is_whole(loaded, whole_bytes or SEGMENT_BYTES):
         return Session(model, where, frugal=frugal)
+    infer_types(loaded)  # what may be on its way from segment to segment goes by them
     return SegmentedModel(loaded, where, folder=folder, track=track)
 
 
@@ -89,7 +91,7 @@ class SegmentedModel:
         for value in self._model.graph.inputs:
             if value.is_initializer():
                 continue
-            if value.dtype not in NUMERIC:
+            if value.dtype is None or not is_numeric(value):
                 raise not_numeric(self._where, str(value.name), str(value.type))
             dims = [d if isinstance(d, int) else d.value for d in value.shape or ()]
             infos.append(InputInfo(str(value.name), value.dtype.numpy(), tuple(dims)))
@@ -103,7 +105,7 @@ class SegmentedModel:
     @property
     def numeric_outputs(self) -> list[str]:
         """The names of the outputs that are tensors of numbers or booleans."""
-        return [str(v.name) for v in self._model.graph.outputs if v.dtype in NUMERIC]
+        return [str(v.name) for v in self._model.graph.outputs if is_numeric(v)]
 
     def run_all(
         self, feeds: Sequence[Feed], outputs: Sequence[str]

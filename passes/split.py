@@ -163,7 +163,7 @@ def _widths(
     changes, barred = [0] * (num_nodes + 1), [0] * (num_nodes + 1)
     for value, made in made_by.items():
         start, end = made + 1, last_reader[value] + 1
-        for counts, amount in ((changes, _entries(value)), (barred, not _is_numeric(value))):
+        for counts, amount in ((changes, _entries(value)), (barred, not is_numeric(value))):
             counts[start] += amount
             counts[end] -= amount
     crossing = zip(accumulate(changes), accumulate(barred), strict=True)
@@ -176,7 +176,7 @@ def _entries(value: ir.Value) -> int:
     return prod(dim if isinstance(dim, int) else _OPEN_DIM for dim in value.shape)
 
 
-def _is_numeric(value: ir.Value) -> bool:
+def is_numeric(value: ir.Value) -> bool:
     """Whether NumPy holds the value; of one whose type is not known it is taken to be true."""
     return value.type is None or (isinstance(value.type, ir.TensorType) and value.dtype in NUMERIC)
 

@@ -282,10 +282,41 @@ def test_a_folder_that_cannot_be_written_is_an_error(small: Path) -> None:
         list(model.run_all([{"x": np.ones((3, 64), np.float32)}], ["y"]))
 
 
-def test_an_input_that_is_no_tensor_is_an_error() -> None:
+@pytest.mark.parametrize(
+    ("there", "back"),
+    [
+        ("SequenceConstruct(a, x)", "SequenceAt(s, zero)"),
+        ("Cast <to = 16> (a)", "Cast <to = 1> (s)"),
+    ],
+    ids=["sequence", "bfloat16"],
+)
+def test_no_cut_where_numpy_cannot_follow(
+    there: str, back: str, small: Path, tmp_path: Path
+) -> None:
+    draw = np.random.default_rng(0).standard_normal
     model = model_from_text(
-        """<ir_version: 10, opset_import: ["": 20]>
-        g (string[N] s) => (string[N] y) { y = Identity(s) }"""
+        f"""<ir_version: 10, opset_import: ["": 20]>
+        g (float[N, 4] x) => (float[N, 4] y) {{
+            zero = Constant <value_int = 0> () a = MatMul(x, w0) s = {there} b = MatMul(a, w1)
+            c = {back} d = Add(b, c) y = MatMul(d, w2) }}""",
+        **{f"w{i}": draw((4, 4)).astype(np.float32) for i in range(3)},
     )
+    ir.save(model, tmp_path / "model.onnx")
+    cut = open_model(tmp_path / "model.onnx", "model", folder=small)
+    assert isinstance(cut, SegmentedModel)
+    feeds = [{"x": draw((2, 4)).astype(np.float32)}]
+    (found,) = cut.run_all(feeds, ["y"])
+    (expected,) = Session(tmp_path / "model.onnx", "model").run_all(feeds, ["y"])
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["string[N]", "seq(float[N])"])
+def test_what_is_no_tensor_of_numbers_is_no_input(kind: str) -> None:
+    model = model_from_text(
+        f"""<ir_version: 10, opset_import: ["": 20]>
+        g ({kind} s) => ({kind} y) {{ y = Identity(s) }}"""
+    )
+    segmented = SegmentedModel(model, "model")
+    assert segmented.numeric_outputs == []
     with pytest.raises(ModelError, match="input 's' is"):
-        _ = SegmentedModel(model, "model").inputs
+        _ = segmented.inputs
