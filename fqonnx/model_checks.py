@@ -19,6 +19,7 @@ from fqonnx.errors import ModelError
 
 _AGAIN = "Export it again"
 _COPY = "Copy the external data file again"
+_COMPLEX = {ir.DataType.COMPLEX64, ir.DataType.COMPLEX128}
 _SINGLE = onnx.defs.OpSchema.FormalParameterOption.Single
 
 
@@ -183,15 +184,20 @@ def _check_tensor(path: Path, name: str, tensor: ir.TensorProtocol) -> None:
     elif isinstance(tensor, ir.TensorProtoTensor):
         proto = tensor.raw
         found, expected, unit = len(proto.raw_data), tensor.nbytes, "bytes"
-        if not proto.HasField("raw_data") and tensor.dtype.bitwidth >= 8:
+        if not proto.HasField("raw_data"):
             field = onnx.helper.tensor_dtype_to_field(proto.data_type)
-            found, expected, unit = len(getattr(proto, field)), tensor.size, "numbers"
+            found, unit = len(getattr(proto, field)), "numbers"
+            if tensor.dtype.bitwidth >= 8:  # else a number holds a byte of several entries
+                expected = tensor.size * (2 if tensor.dtype in _COMPLEX else 1)
         if found != expected:
             asked = f"{described} ask for {expected}"
             raise ModelError(str(path), f"tensor {name!r} has {found} {unit}, {asked}", _AGAIN)
 
 
 def _check_external(path: Path, name: str, tensor: ir.ExternalTensor) -> None:
+    if tensor.dtype == ir.DataType.STRING:
+        found = f"tensor {name!r} is of strings, which an external data file cannot hold"
+        raise ModelError(str(path), found, _AGAIN)
     data, offset, length = Path(tensor.path), tensor.offset or 0, tensor.length
     if not data.resolve().is_relative_to(path.parent.resolve()):
         raise ModelError(

@@ -67,6 +67,10 @@ def weight_with(**fields: object) -> Callable[[onnx.ModelProto], None]:
         (weight_with(data_type=TensorProto.UNDEFINED), "type UNDEFINED"),
         (weight_with(data_type=99), "99 is not a valid DataType"),
         (weight_with(data_type=TensorProto.UINT4), "ask for 512"),
+        (
+            weight_with(raw_data=None, data_type=TensorProto.INT4, int32_data=[0] * 511),
+            "'w' has 511 numbers, shape [32,32] and type INT4 ask for 512",
+        ),
     ],
 )
 def test_tensor_that_is_not_its_data(
@@ -82,6 +86,29 @@ def test_tensor_in_typed_fields_is_loaded(tmp_path: Path) -> None:
     weight_with(raw_data=None, float_data=[1.0] * 1024)(proto)
     (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
     assert load_model(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("type_", [TensorProto.INT4, TensorProto.UINT4, TensorProto.COMPLEX64])
+@pytest.mark.parametrize("size", [8, 9])
+def test_typed_fields_of_entries_that_are_not_one_number(
+    type_: int, size: int, tmp_path: Path
+) -> None:
+    proto, numbers = linear(), [1, 0, 1] * 3
+    proto.graph.initializer.append(onnx.helper.make_tensor("q", type_, [size], numbers[:size]))
+    assert not proto.graph.initializer[-1].raw_data
+    (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
+    tensor = load_model(tmp_path / "model.onnx").graph.initializers["q"].const_value
+    assert tensor is not None
+    assert tensor.numpy().astype(np.complex64).tolist() == numbers[:size]
+
+
+def test_external_strings_are_refused(tmp_path: Path) -> None:
+    proto = linear()
+    text = proto.graph.initializer.add(name="s", data_type=TensorProto.STRING, dims=[2])
+    text.data_location = TensorProto.EXTERNAL
+    text.external_data.add(key="location", value="s.data")
+    (tmp_path / "s.data").write_bytes(b"ab")
+    assert "tensor 's' is of strings" in rejected(proto, tmp_path)
 
 
 @pytest.mark.parametrize(
