@@ -26,6 +26,8 @@ _SINGLE = onnx.defs.OpSchema.FormalParameterOption.Single
 def check_names(path: Path, proto: onnx.ModelProto) -> None:
     """Refuse text that is none, and initializers and inputs that share a name or have none.
 
+    Sparse initializers are refused here too: what reads the message next drops them.
+
     Raises:
         ModelError: There is such a one; of two, nobody could say which is meant.
     """
@@ -33,6 +35,9 @@ def check_names(path: Path, proto: onnx.ModelProto) -> None:
         if isinstance(value, bytes):  # protobuf's answer to what is not UTF-8
             raise ModelError(str(path), f"the {field} {value[:80]!r} is no UTF-8 text", _AGAIN)
     for graph in _graphs(proto.graph):
+        if count := len(graph.sparse_initializer):
+            found = f"graph {graph.name!r} has {count} sparse initializers"
+            raise ModelError(str(path), found, "Export it with dense weights")
         for what, named in (("initializer", graph.initializer), ("input", graph.input)):
             for name, count in Counter(item.name for item in named).items():
                 if name == "":

@@ -32,7 +32,6 @@ def load_model(path: Path) -> ir.Model:
     try:
         proto = onnx.load(path, load_external_data=False)
         check_names(path, proto)
-        sparse = len(proto.graph.sparse_initializer)
         with _silent("onnx_ir"):  # it warns of what is refused below
             model = ir.from_proto(proto)
         del proto
@@ -52,10 +51,6 @@ def load_model(path: Path) -> ir.Model:
         raise ModelError(
             str(path), f"not an ONNX model: {first_line(origin(error))}", "Export it again"
         ) from error
-    if sparse:
-        raise ModelError(
-            str(path), f"it has {sparse} sparse initializers", "Export it with dense weights"
-        )
     if not model.graph.outputs:
         raise ModelError(
             str(path), "not an ONNX model: its graph has no outputs", "Export it again"

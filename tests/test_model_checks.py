@@ -173,6 +173,20 @@ def test_node_that_does_not_fit(body: str, message: str, tmp_path: Path) -> None
     assert message in rejected(parsed(body), tmp_path)
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_sparse_initializers_are_refused(inside: bool, tmp_path: Path) -> None:
+    proto = parsed(
+        """{ y = If (c) <then_branch = t () => (float[N, 4] p) { p = MatMul(x, s) },
+                        else_branch = e () => (float[N, 4] q) { q = Relu(x) }> }"""
+    )
+    graph = proto.graph.node[0].attribute[0].g if inside else proto.graph
+    sparse = graph.sparse_initializer.add(dims=[4, 4])
+    sparse.values.CopyFrom(onnx.numpy_helper.from_array(np.ones(1, np.float32), "s"))
+    sparse.indices.CopyFrom(onnx.numpy_helper.from_array(np.array([5]), "i"))
+    message = f"graph {graph.name!r} has 1 sparse initializers. Export it with dense weights"
+    assert message in rejected(proto, tmp_path)
+
+
 def test_name_that_is_there_twice(tmp_path: Path) -> None:
     proto = linear()
     proto.graph.initializer.append(proto.graph.initializer[0])
