@@ -165,6 +165,8 @@ def compile_model(
             VerifyPass(signature)(model)
             model.metadata_props["fqonnx.version"] = version("fqonnx")
             layers = layer_reports(quantized, [*selected.kept, *quantized.failed], config)
+            failed = {layer.name for layer in quantized.failed}
+            warnings += [str(table) for table in selected.tables if table.layer not in failed]
             warnings += [*lost_weights(layers), *notes_on_trellis(layers)]
             data = CalibrationReport(
                 source=used.source if used else "none",
@@ -282,7 +284,6 @@ def _select(model: ir.Model, config: CompileConfig, warnings: list[str]) -> Sele
             or "No node of this model has a weight",
         )
     warnings += [f"pattern {pattern!r} matches no layer" for pattern in selected.unmatched]
-    warnings += [str(table) for table in selected.tables]
     return selected
 
 
