@@ -220,6 +220,7 @@ def replace_nodes(
     for old, new in zip(old_values, new_values, strict=True):
         new.doc_string = old.doc_string
         new.metadata_props.update(old.metadata_props)
+        new.meta.update(old.meta)  # onnx-ir has quantization_annotation there
     ir.convenience.replace_nodes_and_values(
         graph, place, old_nodes, new_nodes, old_values, new_values
     )

@@ -65,7 +65,11 @@ def _rewrite(node: ir.Node, names: Names) -> None:
         b = _transposed(tape, b)
     b = _scaled(tape, b, attributes.get_float("alpha", 1.0))
     product = result = tape.op(
-        "MatMul", [a, b], name=node.name or output.name, metadata_props=dict(node.metadata_props)
+        "MatMul",
+        [a, b],
+        name=node.name or output.name,
+        doc_string=node.doc_string,
+        metadata_props=dict(node.metadata_props),
     )
     product.type, product.shape = output.type, output.shape
     tape.nodes[-1].meta[ORIGINAL_OP_TYPE] = node.op_type

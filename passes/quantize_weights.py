@@ -220,6 +220,7 @@ class _Rewriter:
             domain=DOMAIN,
             overload=spec.overload,
             name=name,
+            doc_string=layer.node.doc_string,
             metadata_props=dict(layer.node.metadata_props),
         )
         result.dtype = layer.dtype

@@ -364,6 +364,14 @@ def test_small_table_stays_float_for_its_lookups(
     assert np.linalg.norm(after - before) < 0.2 * np.linalg.norm(before)
 
 
+def test_table_of_a_layer_that_stays_float_is_not_mentioned(tmp_path: Path) -> None:
+    form = tied(96)
+    form.arrays["table"] *= 1e-9
+    _, report = compile_form(form, tmp_path, bits=4)
+    assert [x.status for x in report.layers if x.name == "layer"] == ["float"]
+    assert not [text for text in report.warnings if "Gather" in text]
+
+
 @pytest.mark.parametrize(
     ("form", "is_copied"),
     [
@@ -433,7 +441,11 @@ def test_what_a_user_wrote_into_the_model_stays(tmp_path: Path) -> None:
     x.doc_string, y.metadata_props["unit"] = "an input", "volts"
     model.metadata_props["author"] = "somebody"
     model.producer_name, model.doc_string = "exporter", "the model"
-    model.graph[0].doc_string = "a node that stays"
+    model.graph[0].doc_string, model.graph[1].doc_string = "a node that stays", "a layer"
+    proto = ir.to_proto(model)
+    annotation = proto.graph.quantization_annotation.add(tensor_name="y")
+    annotation.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="b")
+    model = ir.from_proto(proto)
     ir.save(model, tmp_path / "float.onnx")
     np.savez(tmp_path / "data.npz", **form.feed())
     paths = [tmp_path / name for name in ("float.onnx", "compiled.onnx")]
@@ -446,6 +458,8 @@ def test_what_a_user_wrote_into_the_model_stays(tmp_path: Path) -> None:
     assert (x.name, str(x.shape), x.doc_string) == ("x", "[N,64]", "an input")
     assert (y.name, str(y.shape), y.metadata_props) == ("y", "[batch,classes]", {"unit": "volts"})
     assert graph[0].doc_string == "a node that stays"
+    assert [node.doc_string for node in graph if node.domain == DOMAIN] == ["a layer"]
+    assert ir.to_proto(compiled).graph.quantization_annotation[0] == annotation
 
 
 def test_model_that_onnx_runtime_has_no_kernel_for_is_refused(tmp_path: Path) -> None:
