@@ -12,6 +12,7 @@ from itertools import accumulate
 from math import prod
 from typing import TypeAlias
 
+import onnx
 import onnx_ir as ir
 
 from fqonnx.passes.carry_out import subgraphs
@@ -177,8 +178,23 @@ def _entries(value: ir.Value) -> int:
 
 
 def is_numeric(value: ir.Value) -> bool:
-    """Whether NumPy holds the value; of one whose type is not known it is taken to be true."""
-    return value.type is None or (isinstance(value.type, ir.TensorType) and value.dtype in NUMERIC)
+    """Whether NumPy holds the value; of one whose type is not known, whether it may be a tensor."""
+    if value.type is None:
+        return _may_be_tensor(value)
+    return isinstance(value.type, ir.TensorType) and value.dtype in NUMERIC
+
+
+def _may_be_tensor(value: ir.Value) -> bool:
+    """Whether the operator that makes the value gives tensors, or is not of the standard."""
+    node, index = value.producer(), value.index()
+    if node is None or index is None:
+        return True
+    try:
+        outputs = onnx.defs.get_schema(node.op_type, node.domain).outputs
+    except onnx.defs.SchemaError:
+        return True
+    types = outputs[min(index, len(outputs) - 1)].types
+    return any(str(name).startswith("tensor(") for name in types)
 
 
 def _cuts(
