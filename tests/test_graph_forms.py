@@ -176,6 +176,20 @@ FORMS = {
             > }>""",
         {"w": draw(64, 64)},
     ),
+    "Loop in an If": Form(
+        X,
+        """m = Constant <value = int64 {2}> () yes = Constant <value = bool {1}> ()
+        y = If (yes) <
+            then_branch = t () => (float[N, 48] p) {
+                l = Loop (m, yes, x) <body = b (int64 i, bool go, float[N, 64] h)
+                    => (bool go_on, float[N, 64] n) {
+                    go_on = Identity(go) [layer] a = MatMul(h, w) n = Tanh(a) }>
+                [other] p = MatMul(l, v) },
+            else_branch = e () => (float[N, 48] q) { q = MatMul(x, v) }
+        >""",
+        {"w": draw(64, 64), "v": draw(64, 48)},
+        ("layer", "other", "q"),
+    ),
     "function with a weight of its own": Form(
         X,
         "y = local.Block(x, v)",
