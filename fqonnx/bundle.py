@@ -80,6 +80,7 @@ class Manifest:
         providers: Execution providers of a session, in order.
         session_config: Config entries of a session.
         operators: Nodes of the model that are operators of fqonnx, by name.
+        main_operators: Those in the main graph; the others, in branches and loops, may not run.
         golden: The file of golden inputs and outputs.
         golden_source: ``file``, ``directory`` or ``synthetic``.
         outputs: One entry for each golden output.
@@ -96,6 +97,7 @@ class Manifest:
     providers: tuple[str, ...]
     session_config: dict[str, str]
     operators: dict[str, int]
+    main_operators: dict[str, int]
     golden: str
     golden_source: str
     outputs: tuple[GoldenOutput, ...]

@@ -35,6 +35,7 @@ def bundle(tmp_path: Path) -> Path:
         providers=("CPUExecutionProvider",),
         session_config={"a": "b"},
         operators={"FrameMatMul": 3},
+        main_operators={"FrameMatMul": 2},
         golden="golden.npz",
         golden_source="file",
         outputs=(GoldenOutput("y", 1, None), GoldenOutput("z", 0.5, 0.1)),

@@ -6,7 +6,7 @@ import dataclasses
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,7 @@ from fqonnx.deploy.options import PROVIDERS, DeployOptions, Device
 from fqonnx.deploy.source import Source
 from fqonnx.native import library_path
 from fqonnx.native_file import LibraryNeeds, library_needs
+from fqonnx.runtime_ops import FrameOpSpec
 from fqonnx.session import runtime_version
 
 _TARGETS = {"ort": ort, "triton": triton, "genai": genai}
@@ -78,7 +79,8 @@ def deploy(model: Path, folder: Path, options: DeployOptions) -> Manifest:
             onnxruntime_lowest=f"1.{max(needed, layout.runtime)}",
             providers=PROVIDERS[device],
             session_config=KEEP_PACKED if options.keep_packed else {},
-            operators=dict(Counter(spec.op_type for spec in source.specs)),
+            operators=_counted(source.specs),
+            main_operators=_counted(source.main_specs),
             golden=_GOLDEN,
             golden_source=measured.source,
             outputs=measured.outputs,
@@ -111,6 +113,10 @@ def _device(source: Source, options: DeployOptions, needs: LibraryNeeds | None) 
         hint = "Build it with -C cmake.define.FQONNX_CUDA=ON, or go --without-library"
         raise BundleError("the native library of fqonnx", found, hint)
     return options.device or ("cuda" if options.library and architectures else "cpu")
+
+
+def _counted(specs: Iterable[FrameOpSpec]) -> dict[str, int]:
+    return dict(Counter(spec.op_type for spec in specs))
 
 
 @contextmanager

@@ -30,7 +30,8 @@ class Source:
         model: What is in it.
         inputs: Graph inputs.
         outputs: Graph outputs.
-        specs: Of its operators of fqonnx.
+        specs: Of its operators of fqonnx, those of subgraphs and functions too.
+        main_specs: Of those in the main graph, which run at every run.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class Source:
     inputs: tuple[InputInfo, ...]
     outputs: tuple[InputInfo, ...]
     specs: tuple[FrameOpSpec, ...]
+    main_specs: tuple[FrameOpSpec, ...]
 
     @classmethod
     def load(cls, path: Path) -> Source:
@@ -50,7 +52,10 @@ class Source:
         """
         model = load_model(path)
         try:
-            specs = tuple(FrameOpSpec.of_node(n) for n in model.graph if n.domain == DOMAIN)
+            specs, main_specs = (
+                tuple(FrameOpSpec.of_node(node) for node in nodes if node.domain == DOMAIN)
+                for nodes in (_all_nodes(model), model.graph)
+            )
         except ValueError as error:
             raise BundleError(str(path), str(error), "Compile the model again") from error
         given = [v for v in model.graph.inputs if v.name not in model.graph.initializers]
@@ -60,6 +65,7 @@ class Source:
             tuple(_infos(path, given)),
             tuple(_infos(path, model.graph.outputs)),
             specs,
+            main_specs,
         )
 
     def with_dims(self, dims: Mapping[str, int]) -> Source:
@@ -92,7 +98,7 @@ class Source:
             library_api: What the library of operators asks for; None without it.
         """
         opset = self.model.graph.opset_imports[""]
-        contrib = any(node.op_type == "MatMulNBits" for node in self.model.graph)
+        contrib = any(node.op_type == "MatMulNBits" for node in _all_nodes(self.model))
         needed = [
             _at_least(_RUNTIME_OF_IR, self.model.ir_version),
             _at_least(_RUNTIME_OF_OPSET, opset),
@@ -100,6 +106,14 @@ class Source:
             library_api or 0,
         ]
         return max(needed)
+
+
+def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """Give the nodes of all graphs and functions, but for those in the bodies of our operators."""
+    yield from model.graph.all_nodes()
+    for function in model.functions.values():
+        if function.domain != DOMAIN:
+            yield from function.all_nodes()
 
 
 def _at_least(table: dict[int, int], version: int) -> int:

@@ -22,7 +22,7 @@ from fqonnx.deploy.triton import is_batched
 from fqonnx.doctor import examine_bundle
 from fqonnx.native_file import LibraryNeeds, library_machine
 from fqonnx.runtime_ops import library_path
-from support import conv_model, mlp_model
+from support import conv_model, mlp_model, model_from_text
 
 needs_library = pytest.mark.skipif(library_path() is None, reason="the library was not built")
 
@@ -115,6 +115,37 @@ def test_a_library_goes_with_its_model_and_its_device(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no kernels for CUDA"):
         deploy(model, tmp_path / "out", DeployOptions(device="cuda"))
     assert library_machine(library) == os.uname().machine
+
+
+BRANCHES = """<ir_version: 10, opset_import: ["": 20]>
+g (float[n, 64] x, bool c) => (float[n, 48] y) {
+  [top] h = MatMul(x, w)
+  y = If(c) <
+    then_branch = a () => (float[n, 48] p) { p = MatMul(h, v) },
+    else_branch = b () => (float[n, 48] q) { q = MatMul(h, u) }
+  >
+}"""
+
+
+@needs_library
+def test_compiled_layers_in_branches_are_layers_too(tmp_path: Path) -> None:
+    random = np.random.default_rng(0).standard_normal
+    shapes = {"w": (64, 64), "v": (64, 48), "u": (64, 48)}
+    weights = {name: random(shape).astype(np.float32) for name, shape in shapes.items()}
+    ir.save(model_from_text(BRANCHES, **weights), tmp_path / "if.onnx")
+    model = tmp_path / "compiled.onnx"
+    compile_model(tmp_path / "if.onnx", model, calibration="none")
+    manifest = deploy(model, tmp_path / "out", DeployOptions())
+    assert (manifest.operators, manifest.main_operators) == ({"FrameMatMul": 3}, {"FrameMatMul": 1})
+    said = {finding.what: finding for finding in examine_bundle(tmp_path / "out")}
+    assert all(finding.holds for finding in said.values())
+    ran = said["CPUExecutionProvider, kernels"].said
+    assert ran.startswith("2 compiled layers by the library")
+    assert Source.load(model).lowest_runtime(None) == 27
+    config = CompileConfig(lowering="stock", target="ort-stock", exclude=("top",))
+    compile_model(tmp_path / "if.onnx", model, config, calibration="none")
+    stock = Source.load(model)
+    assert (stock.specs, stock.lowest_runtime(None)) == ((), 27)
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,10 @@ def test_gpus_that_the_library_was_not_compiled_for_are_found() -> None:
 
 def manifest(library: LibraryEntry | None) -> Manifest:
     names = ("CUDAExecutionProvider", "CPUExecutionProvider")
-    operators = {"FrameMatMul": 3, "FrameDequant": 1}
+    operators, main = {"FrameMatMul": 5, "FrameDequant": 1}, {"FrameMatMul": 3}
     return Manifest(
-        1, "ort", "0", "m", library, "1.31.1", "1.18", names, {}, operators, "g", "file", (), ()
+        *(1, "ort", "0", "m", library, "1.31.1", "1.18", names, {}, operators, main),
+        *("g", "file", (), ()),
     )
 
 
