@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,14 +31,12 @@ class Request:
 
     Attributes:
         model: The model file.
-        inputs: An ``.npz`` file with an array for each input.
         library: Library of operators to register.
         providers: Execution providers, in order.
         session_config: Config entries of the session.
     """
 
     model: str
-    inputs: str
     library: str | None = None
     providers: list[str] = field(default_factory=lambda: ["CPUExecutionProvider"])
     session_config: dict[str, str] = field(default_factory=dict)
@@ -82,8 +81,12 @@ class ProbeError(Exception):
         self.stage = stage
 
 
-def probe(request: Request) -> Outcome:
+def probe(request: Request, feed: Mapping[str, NDArray[Any]]) -> Outcome:
     """Run a model in a process of its own.
+
+    Args:
+        request: What to run.
+        feed: An array for each input, by name.
 
     Raises:
         ProbeError: It did not run to the end.
@@ -91,6 +94,7 @@ def probe(request: Request) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="fqonnx-probe-") as name:
         folder = Path(name)
         (folder / "request.json").write_text(json.dumps(asdict(request)), encoding="utf-8")
+        _save(folder / "inputs.npz", feed)
         command = [sys.executable, "-P", __file__, name]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace")
         result = folder / "result.json"
@@ -102,8 +106,7 @@ def probe(request: Request) -> Outcome:
         if done.returncode:
             last = (done.stderr.strip() or "no message").splitlines()[-1]
             raise ProbeError(stage, said.get("error", last))
-        with np.load(folder / "outputs.npz", allow_pickle=False) as file:
-            outputs = {key.removeprefix("_"): file[key] for key in file.files}
+        outputs = _load(folder / "outputs.npz")
     return Outcome(outputs=outputs, **said)
 
 
@@ -135,8 +138,7 @@ def _run(folder: Path) -> None:
         enter("register")
         chosen = options()
         enter("load")
-        with np.load(request.inputs, allow_pickle=False) as file:
-            feed = {name: file[name] for name in file.files}
+        feed = _load(folder / "inputs.npz")
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins here
         before = _memory()
@@ -156,8 +158,7 @@ def _run(folder: Path) -> None:
         result["private_bytes"] = after["RssAnon"] - before["RssAnon"]
         result["mapped_bytes"] = after["RssFile"] - before["RssFile"]
         names = [value.name for value in session.get_outputs()]
-        arrays = {f"_{name}": array for name, array in zip(names, outputs, strict=True)}
-        np.savez(folder / "outputs.npz", **arrays)
+        _save(folder / "outputs.npz", dict(zip(names, outputs, strict=True)))
         del session
         profiled = options()
         profiled.enable_profiling = True
@@ -188,6 +189,16 @@ def _memory() -> dict[str, int]:
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     said = {key: value.split() for key, _, value in (line.partition(":") for line in lines)}
     return {key: int(said[key][0]) << 10 for key in ("VmHWM", "VmRSS", "RssAnon", "RssFile")}
+
+
+def _save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    # np.savez has parameters of its own, which names of inputs may be too.
+    np.savez(path, **{f"_{name}": array for name, array in arrays.items()})  # type: ignore[arg-type]
+
+
+def _load(path: Path) -> dict[str, NDArray[Any]]:
+    with np.load(path, allow_pickle=False) as file:
+        return {key.removeprefix("_"): file[key] for key in file.files}
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:

@@ -44,8 +44,9 @@ def deploy(model: Path, folder: Path, options: DeployOptions) -> Manifest:
     """
     if folder.exists():
         raise BundleError(str(folder), "it is there already", "Remove it, or choose another folder")
-    if options.report is not None and not options.report.is_file():
-        raise BundleError(str(options.report), "no such file", "Check the path of --report")
+    for name, path in (("--report", options.report), ("--float", options.float_path)):
+        if path is not None and not path.is_file():
+            raise BundleError(str(path), "no such file", f"Check the path of {name}")
     source = Source.load(model)
     built = library_path()
     needs = None if built is None else library_needs(built)
@@ -98,12 +99,15 @@ def deploy(model: Path, folder: Path, options: DeployOptions) -> Manifest:
 
 
 def _device(source: Source, options: DeployOptions, needs: LibraryNeeds | None) -> Device:
-    """Return the device of a bundle, if the library goes with the model and with it."""
+    """Return the device of a bundle, if the options go with the model and with the library."""
     architectures = () if needs is None else needs.cuda_architectures
     if options.library and not source.specs:
         found = "it has no operators of fqonnx, which the library is for"
         hint = "Compile a model first; one of --lowering stock goes --without-library"
         raise BundleError(str(source.path), found, hint)
+    if options.keep_packed and not source.unpacked_at_load:
+        found = "its codes stay packed anyway: none are unpacked when it is loaded"
+        raise BundleError(str(source.path), found, "Leave --keep-packed out")
     if options.library and needs is None:
         hint = "Install fqonnx again where there is a C++17 compiler, or go --without-library"
         raise BundleError("the native library of fqonnx", "not built", hint)

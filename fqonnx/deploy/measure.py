@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from fqonnx.session import InputInfo
 
 KEEP_PACKED = {"optimization.disable_specified_optimizers": "ConstantFolding"}
 
+_LIBRARY, _PACKED = "library of operators", "packed, unpacked at each run"  # ways to run it
 _SAMPLES = 4
 # Kernels of another processor, provider or version round elsewhere: as far off as kernels and
 # bodies are from each other, times this, and at least the second.
@@ -76,22 +76,18 @@ def measure(source: Source, model: Path, library: Path | None, options: DeployOp
     """
     samples = _samples(source, options)
     feed = _first(samples.feeds[0], source.inputs)
-    with tempfile.TemporaryDirectory(prefix="fqonnx-") as name:
-        inputs = Path(name) / "inputs.npz"
-        np.savez(inputs, **feed)
-        plain = Request(str(model), str(inputs))
-        ways = {"unpacked when loaded" if source.unpacked_at_load else "function bodies": plain}
-        if source.unpacked_at_load:
-            ways["packed, unpacked at each run"] = replace(plain, session_config=KEEP_PACKED)
-        if library is not None and source.specs:
-            ways["library of operators"] = replace(plain, library=str(library))
-        costs = {name: _run(source.path, way) for name, way in ways.items()}
-        float_run = None
-        if options.float_path is not None:
-            request = replace(plain, model=str(options.float_path))
-            float_run = _run(options.float_path, request)
-    chosen = list(ways)[1 if options.keep_packed else 0]
-    chosen = "library of operators" if options.library else chosen
+    plain = Request(str(model))
+    bodies = "unpacked when loaded" if source.unpacked_at_load else "function bodies"
+    ways = {bodies: plain}
+    if source.unpacked_at_load:
+        ways[_PACKED] = replace(plain, session_config=KEEP_PACKED)
+    if library is not None and source.specs:
+        ways[_LIBRARY] = replace(plain, library=str(library))
+    chosen = _LIBRARY if options.library else _PACKED if options.keep_packed else bodies
+    costs = {name: _run(source.path, way, feed) for name, way in ways.items()}
+    float_run = None
+    if options.float_path is not None:
+        float_run = _run(options.float_path, Request(str(options.float_path)), feed)
     compiled = costs[chosen].outputs
     floats = {} if float_run is None else _same(options, float_run.outputs, compiled)
     others = [cost.outputs for name, cost in costs.items() if name != chosen]
@@ -117,9 +113,9 @@ def _first(feed: Mapping[str, NDArray[Any]], inputs: tuple[InputInfo, ...]) -> d
     return {name: array[:_SAMPLES] for name, array in feed.items()}
 
 
-def _run(where: Path, request: Request) -> Outcome:
+def _run(where: Path, request: Request, feed: Mapping[str, NDArray[Any]]) -> Outcome:
     try:
-        return probe(request)
+        return probe(request, feed)
     except ProbeError as error:
         found = f"it does not run here ({error.stage}): {error}"
         raise BundleError(str(where), found, "Try fqonnx diff with the same inputs") from error

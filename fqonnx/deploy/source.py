@@ -47,8 +47,8 @@ class Source:
 
         Raises:
             ModelError: It cannot be read.
-            BundleError: It has operators of another version of fqonnx, or inputs or outputs that
-                are no tensors of numbers.
+            BundleError: It has operators of another version of fqonnx, no inputs, or inputs or
+                outputs that are no tensors of numbers.
         """
         model = load_model(path)
         try:
@@ -59,6 +59,9 @@ class Source:
         except ValueError as error:
             raise BundleError(str(path), str(error), "Compile the model again") from error
         given = [v for v in model.graph.inputs if v.name not in model.graph.initializers]
+        if not given:
+            hint = "Store its outputs: they are the same at each run"
+            raise BundleError(str(path), "it has no inputs", hint)
         return cls(
             path,
             model,

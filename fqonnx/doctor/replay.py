@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from fqonnx.bundle import Manifest
 from fqonnx.doctor.finding import Finding
@@ -40,23 +37,15 @@ def replay(folder: Path, manifest: Manifest, providers: Sequence[str]) -> Iterat
     """
     golden = Golden.read(folder / manifest.golden)
     name = providers[0]
-    with tempfile.TemporaryDirectory(prefix="fqonnx-") as temporary:
-        inputs = Path(temporary) / "inputs.npz"
-        np.savez(inputs, **golden.inputs)  # type: ignore[arg-type]
-        library = None if manifest.library is None else str(folder / manifest.library.path)
-        try:
-            outcome = probe(
-                Request(
-                    str(folder / manifest.model),
-                    str(inputs),
-                    library and str(Path(library).resolve()),
-                    list(providers),
-                    manifest.session_config,
-                )
-            )
-        except ProbeError as error:
-            yield Finding(name, f"{_WHERE[error.stage]}: {error}", _MENDS[error.stage])
-            return
+    library = None if manifest.library is None else str((folder / manifest.library.path).resolve())
+    request = Request(
+        str(folder / manifest.model), library, list(providers), manifest.session_config
+    )
+    try:
+        outcome = probe(request, golden.inputs)
+    except ProbeError as error:
+        yield Finding(name, f"{_WHERE[error.stage]}: {error}", _MENDS[error.stage])
+        return
     if name not in outcome.providers:
         said = f"it does not load: the session has {', '.join(outcome.providers)}"
         mend = (

@@ -90,10 +90,11 @@ def test_a_bundle_is_written_whole_or_not_at_all(
     with pytest.raises(BundleError, match="it is there already"):
         deploy(model, tmp_path, DeployOptions())
     np.savez(tmp_path / "data.npz", x=np.ones((2, 64), np.float32))
-    options = DeployOptions(library=False, float_path=tmp_path / "no.onnx")
-    with pytest.raises(BundleError, match=r"no\.onnx: it does not run here \(load\)"):
-        deploy(model, tmp_path / "out", options)
     (tmp_path / "file").write_text("")
+    for name, said in (("no", "no such file"), ("file", r"it does not run here \(load\)")):
+        options = DeployOptions(library=False, float_path=tmp_path / name)
+        with pytest.raises(BundleError, match=f"{name}: {said}"):
+            deploy(model, tmp_path / "out", options)
     with pytest.raises(BundleError, match="cannot be written"):
         deploy(model, tmp_path / "file/out", DeployOptions(library=False))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -103,6 +104,26 @@ def test_a_bundle_is_written_whole_or_not_at_all(
     with pytest.raises(BundleError, match="not built"):
         deploy(model, tmp_path / "out", DeployOptions())
     assert deploy(model, tmp_path / "out", DeployOptions(library=False)).library is None
+
+
+def test_models_without_inputs_have_nothing_to_replay(tmp_path: Path) -> None:
+    text = '<ir_version: 10, opset_import: ["": 20]> g () => (float[2] y) { y = Identity(w) }'
+    ir.save(model_from_text(text, w=np.ones(2, np.float32)), tmp_path / "m.onnx")
+    with pytest.raises(BundleError, match="it has no inputs"):
+        deploy(tmp_path / "m.onnx", tmp_path / "out", DeployOptions(library=False))
+
+
+@pytest.mark.parametrize("built", [False, True])
+def test_codes_that_stay_packed_anyway_need_no_option(
+    built: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = compiled_mlp(tmp_path, codebook="scalar")
+    if not built:
+        monkeypatch.setattr(bundle, "library_path", lambda: None)
+    options = DeployOptions(library=False, keep_packed=True)
+    for path in (model, tmp_path / "mlp.onnx"):
+        with pytest.raises(BundleError, match="stay packed anyway"):
+            deploy(path, tmp_path / "out", options)
 
 
 @needs_library
