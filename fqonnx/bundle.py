@@ -16,6 +16,8 @@ from fqonnx.native_file import LibraryNeeds
 
 MANIFEST = "bundle.json"
 FORMAT = 1
+# An output of nothing but zeros has error 1.
+MAX_TOLERANCE = 0.5
 
 
 class BundleError(FqonnxError):
@@ -52,11 +54,11 @@ class LibraryEntry:
 
 @dataclass(frozen=True)
 class GoldenOutput:
-    """How far an output may be from the golden one; errors are ‖y − y_golden‖/‖y_golden‖.
+    """How far an output may be from the golden one; errors are those of `fqonnx.golden.rel_error`.
 
     Attributes:
         name: Of the output.
-        tolerance: Largest error against the compiled model's golden output.
+        tolerance: Largest error against the compiled model's golden output, up to `MAX_TOLERANCE`.
         float_rel_error: Error of that one against the float model's; None without a float model.
     """
 

@@ -69,9 +69,14 @@ class Golden:
 
 
 def rel_error(found: NDArray[Any], wanted: NDArray[Any]) -> float:
-    """Return ‖found − wanted‖/‖wanted‖; infinity for another shape, or NaN at other places."""
+    """Return ‖found − wanted‖/‖wanted‖; of integers and truth values the share that differs.
+
+    Infinity for another shape, or NaN at other places.
+    """
     if found.shape != wanted.shape:
         return math.inf
+    if wanted.dtype.kind in "biu":
+        return float(np.mean(found != wanted)) if wanted.size else 0.0
     found, wanted = found.astype(np.float64), wanted.astype(np.float64)
     finite = np.isfinite(wanted)
     if not np.array_equal(found[~finite], wanted[~finite], equal_nan=True):

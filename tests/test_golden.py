@@ -55,4 +55,13 @@ def test_what_is_not_finite_has_to_be_the_same() -> None:
     assert rel_error(np.ones(3), np.ones(4)) == np.inf
     assert rel_error(np.ones(3), np.zeros(3)) == np.inf
     assert rel_error(np.zeros((2, 0)), np.zeros((2, 0))) == 0
-    assert rel_error(np.array([True, False]), np.array([True, True])) == pytest.approx(0.5**0.5)
+
+
+@given(arrays(np.int64, (7,), elements=st.integers(-9, 9)), st.integers(0, 6))
+def test_errors_of_integers_are_the_share_that_differs(array: np.ndarray, i: int) -> None:
+    assert rel_error(array, array) == 0
+    other = array.copy()
+    other[i] += 1000
+    assert rel_error(other, array) == rel_error(array, other) == 1 / 7
+    assert rel_error(other > 9, np.zeros(7, bool)) == 1 / 7
+    assert rel_error(array[:0], array[:0]) == 0

@@ -8,6 +8,8 @@ from typing import get_args
 import click
 from rich.markup import escape
 
+from fqonnx.bundle import MAX_TOLERANCE
+from fqonnx.cli.console import print_warnings
 from fqonnx.cli.terminal import console
 from fqonnx.deploy import DeployOptions, Device, ServerTarget, deploy
 
@@ -91,6 +93,12 @@ def deploy_command(
         tokenizer=tokenizer,
     )
     manifest = deploy(model, output, options)
+    print_warnings(
+        f"output {output.name!r}: a replay can hardly check it, its tolerance is {MAX_TOLERANCE}. "
+        "It has very few numbers, or depends on rounding; other --inputs may help"
+        for output in manifest.outputs
+        if output.tolerance == MAX_TOLERANCE
+    )
     size = sum(file.bytes for file in manifest.files) / 1e6
     console.print(
         f"{escape(str(output))}: {len(manifest.files)} files, {size:.1f} MB, ONNX Runtime "

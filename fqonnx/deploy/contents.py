@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from fqonnx.bundle import Manifest
 from fqonnx.deploy.measure import Measured
 from fqonnx.deploy.options import DeployOptions
 from fqonnx.deploy.source import Source
+from fqonnx.golden import rel_error
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Contents:
                 manifest=self.manifest,
                 measured=self.measured,
                 cuda=self.is_cuda,
+                rel_error=inspect.getsource(rel_error),
                 **values,
             )
         )

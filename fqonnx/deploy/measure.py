@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from fqonnx.bundle import BundleError, GoldenOutput
+from fqonnx.bundle import MAX_TOLERANCE, BundleError, GoldenOutput
 from fqonnx.calibrate import Samples, load_samples, synthetic_samples
 from fqonnx.deploy.options import DeployOptions
 from fqonnx.deploy.source import Source
@@ -71,7 +71,7 @@ def measure(source: Source, model: Path, library: Path | None, options: DeployOp
         options: Of the bundle.
 
     Raises:
-        BundleError: A model does not run.
+        BundleError: A model does not run, or its outputs cannot be compared.
         DataError: The samples do not fit the model.
     """
     samples = _samples(source, options)
@@ -90,12 +90,19 @@ def measure(source: Source, model: Path, library: Path | None, options: DeployOp
         float_run = _run(options.float_path, Request(str(options.float_path)), feed)
     compiled = costs[chosen].outputs
     floats = {} if float_run is None else _same(options, float_run.outputs, compiled)
-    others = [cost.outputs for name, cost in costs.items() if name != chosen]
-    outputs = tuple(_golden_output(name, compiled, floats, others) for name in compiled)
+    others = {name: cost.outputs for name, cost in costs.items() if name != chosen}
+    outputs = []
+    for name, golden in compiled.items():
+        where = f"{source.path}, output {name!r}"
+        errors = [output_error(where, way, found[name], golden) for way, found in others.items()]
+        against = None
+        if floats:
+            against = output_error(where, str(options.float_path), golden, floats[name])
+        outputs.append(GoldenOutput(name, tolerance(golden, errors), against))
     rows = [Cost(name, cost, name == chosen) for name, cost in costs.items()]
     if float_run is not None:
         rows.insert(0, Cost("float", float_run, False))
-    return Measured(Golden(feed, compiled, floats), samples.source, outputs, tuple(rows))
+    return Measured(Golden(feed, compiled, floats), samples.source, tuple(outputs), tuple(rows))
 
 
 def _samples(source: Source, options: DeployOptions) -> Samples:
@@ -132,18 +139,37 @@ def _same(
     return {name: floats[name] for name in compiled}
 
 
-def _golden_output(
-    name: str,
-    compiled: Mapping[str, NDArray[Any]],
-    floats: Mapping[str, NDArray[Any]],
-    others: list[dict[str, NDArray[Any]]],
-) -> GoldenOutput:
-    errors = [rel_error(other[name], compiled[name]) for other in others]
-    finite = [error for error in errors if np.isfinite(error)]
-    tolerance = _USUAL_TOLERANCE
-    if finite:
-        tolerance = max(_LEAST_TOLERANCE, _MARGIN * max(finite))
-    against = rel_error(compiled[name], floats[name]) if name in floats else None
-    if against is not None and not np.isfinite(against):
-        against = None
-    return GoldenOutput(name, float(f"{tolerance:.3g}"), against)
+def output_error(where: str, other: str, found: NDArray[Any], wanted: NDArray[Any]) -> float:
+    """Return the error of an output, as `fqonnx.golden.rel_error` has it.
+
+    Args:
+        where: The model and the output, for a message.
+        other: Where one of the two came from instead.
+        found: The output.
+        wanted: What it should be.
+
+    Raises:
+        BundleError: The error is not finite.
+    """
+    error = rel_error(found, wanted)
+    if math.isfinite(error):
+        return error
+    why = "NaN, infinity or nothing but zeros in one of them alone"
+    if found.shape != wanted.shape:
+        why = f"shapes {list(found.shape)} and {list(wanted.shape)}"
+    hint = "Check that --float is its float model; try other --inputs"
+    raise BundleError(where, f"it cannot be compared with that of {other}: {why}", hint)
+
+
+def tolerance(golden: NDArray[Any], errors: Sequence[float]) -> float:
+    """Return the largest error that a replay of an output may have.
+
+    Args:
+        golden: The output.
+        errors: How far off the other ways to run the model are.
+    """
+    least = _LEAST_TOLERANCE
+    if golden.dtype.kind in "biu" and golden.size:
+        least = max(least, 1 / golden.size)  # one of them, a label say, may flip
+    usual = _MARGIN * max(errors) if errors else _USUAL_TOLERANCE
+    return min(max(least, usual), MAX_TOLERANCE)

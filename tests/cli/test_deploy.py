@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
 from click.testing import CliRunner, Result
 
 from deployed import compiled_mlp
 from fqonnx.cli import main
 from fqonnx.runtime_ops import library_path
+from support import model_from_text
 
 
 def run(*arguments: object) -> Result:
@@ -51,3 +53,13 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     assert lost.exit_code == 2
     assert "no.html: no such file" in lost.output
     assert not (tmp_path / "out").exists()
+
+
+def test_outputs_that_a_replay_can_hardly_check_are_said(tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["": 20]> g (float[2] x) => (int64 i) {
+        i = ArgMax <keepdims = 0> (x)
+    }"""
+    ir.save(model_from_text(text), tmp_path / "one.onnx")
+    result = run("deploy", tmp_path / "one.onnx", "-o", tmp_path / "out", "--without-library")
+    assert result.exit_code == 0
+    assert "warning: output 'i': a replay can hardly check it" in result.stderr

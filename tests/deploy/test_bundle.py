@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import py_compile
 import shutil
@@ -15,11 +16,19 @@ import pytest
 
 from deployed import compiled_mlp
 from fqonnx import CompileConfig, ConfigError, compile_model
-from fqonnx.bundle import BundleError, LibraryEntry, read_manifest
+from fqonnx.bundle import (
+    MAX_TOLERANCE,
+    BundleError,
+    GoldenOutput,
+    LibraryEntry,
+    read_manifest,
+)
 from fqonnx.deploy import DeployOptions, Device, bundle, deploy
+from fqonnx.deploy.measure import output_error, tolerance
 from fqonnx.deploy.source import Source
 from fqonnx.deploy.triton import is_batched
 from fqonnx.doctor import examine_bundle
+from fqonnx.golden import Golden
 from fqonnx.native_file import LibraryNeeds, library_machine
 from fqonnx.runtime_ops import library_path
 from support import conv_model, mlp_model, model_from_text
@@ -124,6 +133,72 @@ def test_codes_that_stay_packed_anyway_need_no_option(
     for path in (model, tmp_path / "mlp.onnx"):
         with pytest.raises(BundleError, match="stay packed anyway"):
             deploy(path, tmp_path / "out", options)
+
+
+LABELS = """<ir_version: 10, opset_import: ["": 20]>
+g (float[n, 64] x) => (int64[n] label, float[n, 48] zero) {
+  s = MatMul(x, w)
+  label = ArgMax <axis = 1, keepdims = 0> (s)
+  zero = Sub(s, s)
+}"""
+
+
+def test_outputs_of_zeros_and_of_labels_are_compared(tmp_path: Path) -> None:
+    w = np.random.default_rng(0).standard_normal((64, 48)).astype(np.float32)
+    ir.save(model_from_text(LABELS, w=w), tmp_path / "labels.onnx")
+    out = tmp_path / "out"
+    manifest = deploy(tmp_path / "labels.onnx", out, DeployOptions(library=False))
+    assert manifest.outputs == (
+        GoldenOutput("label", 0.25, None),  # of four samples one may flip
+        GoldenOutput("zero", 0.05, None),
+    )
+    assert "zero: error 0.00e+00" in run_script(out, "session.py")
+
+    def change(name: str, add: np.ndarray) -> None:
+        golden = Golden.read(out / "golden.npz")
+        compiled = {**golden.compiled, name: (golden.compiled[name] + add).astype(add.dtype)}
+        changed = dataclasses.replace(golden, compiled=compiled)
+        (out / "golden.npz").write_bytes(changed.to_npz())
+
+    one = np.array([1, 0, 0, 0])
+    change("label", one)
+    assert "label: error 2.50e-01" in run_script(out, "session.py")
+    for name, add in (("label", one[::-1]), ("zero", np.full((4, 48), np.nan, np.float32))):
+        change(name, add)
+        with pytest.raises(subprocess.CalledProcessError):
+            run_script(out, "session.py")
+        change(name, -add)
+
+
+def test_outputs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
+    model, other = tmp_path / "mlp.onnx", tmp_path / "other.onnx"
+    ir.save(mlp_model(), model)
+    text = """<ir_version: 10, opset_import: ["": 20]>
+    g (float[n, 64] x) => (float[n, 128] y) { y = Concat <axis = 1> (x, x) }"""
+    ir.save(model_from_text(text), other)
+    said = r"output 'y': .*other\.onnx: shapes \[4, 48\] and \[4, 128\]"
+    with pytest.raises(BundleError, match=said):
+        deploy(model, tmp_path / "out", DeployOptions(library=False, float_path=other))
+    nothing = np.zeros(3)
+    for found in (np.ones(3), np.full(3, np.nan)):
+        with pytest.raises(BundleError, match="NaN, infinity or nothing but zeros"):
+            output_error("output 'y'", "other.onnx", found, nothing)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "errors", "wanted"),
+    [
+        ("float32", 64, [], 0.05),
+        ("float32", 64, [0.0], 1e-3),
+        ("float32", 64, [0.001, 0.01], 0.04),
+        ("float32", 64, [0.3], MAX_TOLERANCE),
+        ("int64", 64, [0.0], 1 / 64),
+        ("int64", 64, [4 / 64], 0.25),
+        ("bool", 1, [0.0], MAX_TOLERANCE),
+    ],
+)
+def test_tolerances(dtype: str, size: int, errors: list[float], wanted: float) -> None:
+    assert tolerance(np.ones(size, dtype), errors) == wanted
 
 
 @needs_library
