@@ -27,7 +27,8 @@ class Layout:
         library: The library of operators, where it goes with the model.
         carried: Files that are there already, by their paths in the bundle.
         dims: Sizes of symbolic dimensions of the model that are known nevertheless.
-        runtime: Lowest N of ONNX Runtime 1.N that the server goes with; 0 where it is any.
+        runtime: Lowest N of ONNX Runtime 1.N that the server, or an earlier version of the model,
+            goes with; 0 where it is any.
     """
 
     model: str

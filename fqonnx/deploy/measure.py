@@ -53,12 +53,15 @@ class Measured:
         source: Where the inputs came from.
         outputs: Tolerances.
         costs: The float model, if there is one, and ways to run the compiled one.
+        joinable: Whether samples came out alone as they do together; False where Triton, which
+            joins requests, is not the target.
     """
 
     golden: Golden
     source: str
     outputs: tuple[GoldenOutput, ...]
     costs: tuple[Cost, ...]
+    joinable: bool
 
 
 def measure(source: Source, model: Path, library: Path | None, options: DeployOptions) -> Measured:
@@ -92,17 +95,23 @@ def measure(source: Source, model: Path, library: Path | None, options: DeployOp
     floats = {} if float_run is None else _same(options, float_run.outputs, compiled)
     others = {name: cost.outputs for name, cost in costs.items() if name != chosen}
     outputs = []
-    for name, golden in compiled.items():
+    for name, array in compiled.items():
         where = f"{source.path}, output {name!r}"
-        errors = [output_error(where, way, found[name], golden) for way, found in others.items()]
+        errors = [output_error(where, way, found[name], array) for way, found in others.items()]
         against = None
         if floats:
-            against = output_error(where, str(options.float_path), golden, floats[name])
-        outputs.append(GoldenOutput(name, tolerance(golden, errors), against))
+            against = output_error(where, str(options.float_path), array, floats[name])
+        outputs.append(GoldenOutput(name, tolerance(array, errors), against))
     rows = [Cost(name, cost, name == chosen) for name, cost in costs.items()]
     if float_run is not None:
         rows.insert(0, Cost("float", float_run, False))
-    return Measured(Golden(feed, compiled, floats), samples.source, tuple(outputs), tuple(rows))
+    golden = Golden(feed, compiled, floats)
+    joinable = (
+        options.target == "triton"
+        and source.has_sample_axis
+        and _is_joinable(ways[chosen], golden, outputs)
+    )
+    return Measured(golden, samples.source, tuple(outputs), tuple(rows), joinable)
 
 
 def _samples(source: Source, options: DeployOptions) -> Samples:
@@ -137,6 +146,26 @@ def _same(
         found = f"it has no output {missing[0]!r}, which the compiled model has"
         raise BundleError(str(options.float_path), found, "Give the model that was compiled")
     return {name: floats[name] for name in compiled}
+
+
+def _is_joinable(request: Request, golden: Golden, outputs: Sequence[GoldenOutput]) -> bool:
+    """Return whether the first sample comes out alone, and the others without it, as together.
+
+    An axis that is open in all inputs and outputs may be that of a sequence too.
+    """
+    parts = (slice(0, 1), slice(1, None))
+    feeds = [{name: array[part] for name, array in golden.inputs.items()} for part in parts]
+    if any(not len(array) for feed in feeds for array in feed.values()):
+        return False
+    try:
+        apart = [probe(request, feed).outputs for feed in feeds]
+    except ProbeError:
+        return False  # it asks for as many samples as there are
+    return all(
+        rel_error(found[output.name], golden.compiled[output.name][part]) <= output.tolerance
+        for part, found in zip(parts, apart, strict=True)
+        for output in outputs
+    )
 
 
 def output_error(where: str, other: str, found: NDArray[Any], wanted: NDArray[Any]) -> float:

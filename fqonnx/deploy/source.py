@@ -88,6 +88,12 @@ class Source:
         return all(isinstance(dim, int) for v in self.inputs + self.outputs for dim in v.shape)
 
     @property
+    def has_sample_axis(self) -> bool:
+        """Whether all inputs and outputs begin with one open axis, as they do where samples do."""
+        first = {v.shape[0] if v.shape else None for v in self.inputs + self.outputs}
+        return len(first) == 1 and isinstance(first.pop(), str)
+
+    @property
     def unpacked_at_load(self) -> bool:
         """Whether ONNX Runtime unpacks weights when it loads the model without the library."""
         return any(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from fqonnx.bundle import BundleError, read_manifest
 from fqonnx.deploy.contents import Contents, Layout
 from fqonnx.deploy.options import DeployOptions
 from fqonnx.deploy.source import Source
+from fqonnx.doctor.files import check_files
+from fqonnx.doctor.runtime import release
 from fqonnx.session import InputInfo
 
 _MAX_BATCH = 64
@@ -54,17 +56,20 @@ def layout(source: Source, options: DeployOptions) -> Layout:
     """Return where the large files are: a model repository and, beside it, the library.
 
     Raises:
-        BundleError: An earlier bundle is not one of the same inputs and outputs.
+        BundleError: An earlier bundle is not one of the same inputs and outputs, or damaged.
     """
     name = re.sub(r"[^\w.-]", "-", source.path.stem)
     if options.previous is None:
         return Layout(f"models/{name}/1/model.onnx", "lib/libfqonnx_ops.so")
     manifest = read_manifest(options.previous)
+    for finding in check_files(options.previous, manifest):
+        if finding.mend is not None:
+            raise BundleError(str(options.previous / finding.what), finding.said, finding.mend)
     if manifest.target != "triton":
         found = f"it is for {manifest.target}, expected one for triton"
         raise BundleError(str(options.previous), found, "Leave --previous out")
     earlier = Source.load(options.previous / manifest.model)
-    if _ports(earlier) != _ports(source):
+    if _ports(earlier, False) != _ports(source, False):
         found = "its inputs and outputs are others, and versions share a configuration"
         raise BundleError(str(options.previous), found, "Leave --previous out")
     _, name, version, _ = PurePosixPath(manifest.model).parts
@@ -74,15 +79,18 @@ def layout(source: Source, options: DeployOptions) -> Layout:
         if re.fullmatch(rf"models/{re.escape(name)}/\d+/.*", file.path)
     }
     new = f"models/{name}/{int(version) + 1}/model.onnx"
-    return Layout(new, "lib/libfqonnx_ops.so", carried)
+    runtime = release(manifest.onnxruntime_lowest)[1]
+    if not options.library:  # its layers run by their bodies then
+        runtime = max(runtime, earlier.lowest_runtime(None))
+    return Layout(new, "lib/libfqonnx_ops.so", carried, runtime=runtime)
 
 
 def files(contents: Contents) -> Mapping[str, bytes]:
     """Return the configuration, data for warming up, a client, and what to know about them."""
     folder = PurePosixPath(contents.manifest.model).parents[1]
     golden = contents.measured.golden
-    batched = is_batched(contents.source)
-    inputs, outputs = _ports(contents.source)
+    batched = contents.measured.joinable and _is_joined(contents.options.previous, folder)
+    inputs, outputs = _ports(contents.source, batched)
     samples = {
         name: _sample(array, batched, next(p for p in inputs if p.name == name))
         for name, array in golden.inputs.items()
@@ -113,19 +121,19 @@ def files(contents: Contents) -> Mapping[str, bytes]:
     }
 
 
-def is_batched(source: Source) -> bool:
-    """Whether all inputs and outputs begin with one open axis, so that Triton can join requests."""
-    first = {value.shape[0] if value.shape else None for value in source.inputs + source.outputs}
-    return len(first) == 1 and isinstance(first.pop(), str)
-
-
-def _ports(source: Source) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-    batched = is_batched(source)
+def _ports(source: Source, batched: bool) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     inputs, outputs = (
         tuple(_port(source, value, batched) for value in values)
         for values in (source.inputs, source.outputs)
     )
     return inputs, outputs
+
+
+def _is_joined(previous: Path | None, folder: PurePosixPath) -> bool:
+    """Return whether an earlier bundle, if there is one, lets Triton join requests."""
+    if previous is None:
+        return True
+    return "max_batch_size: 0\n" not in (previous / folder / "config.pbtxt").read_text()
 
 
 def _port(source: Source, value: InputInfo, batched: bool) -> Port:

@@ -26,7 +26,6 @@ from fqonnx.bundle import (
 from fqonnx.deploy import DeployOptions, Device, bundle, deploy
 from fqonnx.deploy.measure import output_error, tolerance
 from fqonnx.deploy.source import Source
-from fqonnx.deploy.triton import is_batched
 from fqonnx.doctor import examine_bundle
 from fqonnx.golden import Golden
 from fqonnx.native_file import LibraryNeeds, library_machine
@@ -267,7 +266,7 @@ def test_lowest_runtime_is_that_of_model_bodies_and_library(tmp_path: Path) -> N
     assert source.lowest_runtime(30) == 30
     assert source.lowest_runtime(None) == 27
     plain = Source.load(tmp_path / "mlp.onnx")
-    assert (plain.lowest_runtime(None), is_batched(plain)) == (18, True)
+    assert (plain.lowest_runtime(None), plain.has_sample_axis) == (18, True)
     assert not plain.is_static
     model = onnx.load(tmp_path / "mlp.onnx")
     model.opset_import[0].version = 23

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import importlib.util
 import py_compile
+import runpy
+import sys
+import types
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 from google.protobuf import text_format
 
-from deployed import compiled_mlp
+from deployed import change_manifest, compiled_mlp
 from fqonnx import CompileConfig, compile_model
 from fqonnx.bundle import BundleError, Manifest
 from fqonnx.deploy import DeployOptions, deploy
 from fqonnx.doctor import examine_bundle
 from fqonnx.golden import Golden
-from support import model_from_text
+from support import mlp_model, model_from_text
 
 
 def triton_config(path: Path) -> Any:
@@ -40,6 +44,52 @@ def deployed(model: Path, out: Path, **options: Any) -> tuple[Manifest, Any]:
     manifest = deploy(model, out, DeployOptions(target="triton", **given))
     folder = out / PurePosixPath(manifest.model).parents[1]
     return manifest, triton_config(folder / "config.pbtxt")
+
+
+class FakeTriton:
+    """Stands in for ``tritonclient.http``; its server holds requests to a configuration."""
+
+    def __init__(self, config: Any, model: Path) -> None:
+        self.config, self.session = config, ort.InferenceSession(model)
+
+    def shape(self, port: Any) -> list[int]:
+        return [-1] * (self.config.max_batch_size > 0) + list(port.dims)
+
+    def connect(self, url: str) -> FakeTriton:
+        return self
+
+    def get_model_metadata(self, name: str) -> dict[str, Any]:
+        assert name == self.config.name
+        ports = self.config.input
+        return {"inputs": [{"name": p.name, "shape": self.shape(p), "datatype": ""} for p in ports]}
+
+    def ask(self, name: str, shape: tuple[int, ...], datatype: str) -> Any:
+        (wanted,) = (self.shape(port) for port in self.config.input if port.name == name)
+        assert len(shape) == len(wanted)
+        assert all(dim in (-1, size) for dim, size in zip(wanted, shape, strict=True))
+        given = types.SimpleNamespace(name=name)
+        given.set_data_from_numpy = lambda array: vars(given).update(array=array)
+        return given
+
+    def infer(self, name: str, inputs: list[Any], model_version: str) -> Any:
+        ranks = {value.name: len(value.shape) for value in self.session.get_inputs()}
+        feed = {v.name: v.array.reshape(v.array.shape[: ranks[v.name]]) for v in inputs}
+        found = zip(self.config.output, self.session.run(None, feed), strict=True)
+        arrays = {
+            port.name: array if array.ndim == len(self.shape(port)) else array[..., None]
+            for port, array in found
+        }
+        return types.SimpleNamespace(as_numpy=arrays.__getitem__)
+
+    InferenceServerClient, InferInput = connect, ask
+
+
+def run_client(out: Path, manifest: Manifest, config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the client of a bundle against a server of its configuration."""
+    fake = FakeTriton(config, out / manifest.model)
+    monkeypatch.setitem(sys.modules, "tritonclient.http", fake)
+    monkeypatch.setattr(sys, "argv", ["client.py", "localhost:8000"])
+    runpy.run_path(str(out / "client.py"), run_name="__main__")
 
 
 def test_a_repository_is_what_triton_reads(tmp_path: Path) -> None:
@@ -77,7 +127,9 @@ def test_versions_are_served_side_by_side(tmp_path: Path) -> None:
     deployed(model, tmp_path / "first")
     better = tmp_path / "better.onnx"
     compile_model(tmp_path / "mlp.onnx", better, CompileConfig(bits=4), calibration="none")
+    change_manifest(tmp_path / "first", onnxruntime_lowest="1.30")
     manifest, config = deployed(better, tmp_path / "second", previous=tmp_path / "first")
+    assert manifest.onnxruntime_lowest == "1.30"
     assert manifest.model == "models/mlp-compiled/2/model.onnx"
     assert config.version_policy.HasField("all")
     folder = tmp_path / "second/models/mlp-compiled"
@@ -102,11 +154,57 @@ def test_versions_of_other_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="its inputs and outputs are others"):
         deployed(tmp_path / "other.onnx", tmp_path / "second", previous=tmp_path / "first")
     deploy(model, tmp_path / "ort", DeployOptions(library=False))
+    (tmp_path / "first/models/mlp-compiled/1/model.onnx.data").write_bytes(b"short")
+    with pytest.raises(BundleError, match=r"1/model\.onnx\.data: 5 bytes, expected"):
+        deployed(model, tmp_path / "second", previous=tmp_path / "first")
     with pytest.raises(BundleError, match="it is for ort, expected one for triton"):
         deployed(model, tmp_path / "second", previous=tmp_path / "ort")
 
 
-def test_odd_inputs_have_a_configuration_too(tmp_path: Path) -> None:
+ATTENTION = """<ir_version: 10, opset_import: ["": 20]>
+g (float[s, 64] x) => (float[s, 64] y) {
+  t = Transpose(x)
+  l = MatMul(x, t)
+  a = Softmax <axis = 1> (l)
+  y = MatMul(a, x)
+}"""
+
+
+def test_requests_of_a_sequence_are_not_joined(tmp_path: Path) -> None:
+    ir.save(model_from_text(ATTENTION), tmp_path / "attention.onnx")
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).normal(0, 0.1, (4, 64)).astype("f4"))
+    _, config = deployed(tmp_path / "attention.onnx", tmp_path / "out", inputs=tmp_path / "x.npz")
+    assert (config.max_batch_size, list(config.input[0].dims)) == (0, [-1, 64])
+    assert "Requests are not joined" in (tmp_path / "out/README.md").read_text()
+
+
+def test_one_sample_shows_not_whether_requests_can_be_joined(tmp_path: Path) -> None:
+    ir.save(mlp_model(), tmp_path / "mlp.onnx")
+    np.savez(tmp_path / "x.npz", x=np.ones((1, 64), np.float32))
+    _, config = deployed(tmp_path / "mlp.onnx", tmp_path / "out", inputs=tmp_path / "x.npz")
+    assert config.max_batch_size == 0
+
+
+def test_scalars_are_what_triton_takes_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_from_text(
+        """<ir_version: 10, opset_import: ["": 20]>
+        g (float[n, 64] x, float k) => (float[n, 64] y, float z) {
+          y = Mul(x, k)
+          z = ReduceSum <keepdims = 0> (x)
+        }"""
+    )
+    ir.save(model, tmp_path / "scalar.onnx")
+    manifest, config = deployed(tmp_path / "scalar.onnx", tmp_path / "out")
+    assert (config.max_batch_size, list(config.input[1].dims)) == (0, [1])
+    assert not any(port.HasField("reshape") for port in (*config.input, *config.output))
+    run_client(tmp_path / "out", manifest, config, monkeypatch)
+
+
+def test_odd_inputs_have_a_configuration_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = model_from_text(
         """<ir_version: 10, opset_import: ["": 20]>
         g (float16[n, 64] x, int64[n] k) => (float16[n, 48] y) {
@@ -119,7 +217,9 @@ def test_odd_inputs_have_a_configuration_too(tmp_path: Path) -> None:
         one=np.array([1], np.int64),
     )
     ir.save(model, tmp_path / "odd.onnx")
-    _, config = deployed(tmp_path / "odd.onnx", tmp_path / "out")
+    manifest, config = deployed(tmp_path / "odd.onnx", tmp_path / "out")
+    assert config.max_batch_size == 64
+    run_client(tmp_path / "out", manifest, config, monkeypatch)
     assert [value.data_type for value in config.input] == [10, 9]  # FP16, INT64
     assert list(config.input[1].dims) == [1]
     assert config.input[1].HasField("reshape")
