@@ -86,11 +86,12 @@ def _config(source: Source, options: DeployOptions) -> dict[str, Any]:
     """Return the configuration that is there, or one made from that of Transformers."""
     folder = _folder(options)
     if (folder / _CONFIG).is_file():
-        config = _read(folder / _CONFIG)
+        path = folder / _CONFIG
+        config = _read(path)
+        decoder = _part(path, _part(path, config, "model", dict), "decoder", dict)
         for key in ("head_size", "num_key_value_heads"):
-            if not isinstance(config.get("model", {}).get("decoder", {}).get(key), int):
-                found = f"model.decoder has no number {key!r}"
-                raise BundleError(str(folder / _CONFIG), found, "Make it again with the builder")
+            _part(path, decoder, key, int)
+        _part(path, {"session_options": {}} | decoder, "session_options", dict)
         return config
     if not (folder / "config.json").is_file():
         found = f"neither {_CONFIG} nor config.json is there"
@@ -107,34 +108,34 @@ def derived(source: Source, said: Mapping[str, Any], folder: Path) -> dict[str, 
         folder: Where generation_config.json may be, whose tokens go before those of config.json.
 
     Raises:
-        BundleError: Something is missing there.
+        BundleError: Something is missing there, or not what it should be.
     """
+    path = folder / "config.json"
     generation = folder / "generation_config.json"
     tokens = dict(said) | (_read(generation) if generation.is_file() else {})
-    try:
-        heads, hidden = said["num_attention_heads"], said["hidden_size"]
-        key_heads = said.get("num_key_value_heads") or heads
-        numbers = {
-            "head_size": said.get("head_dim") or hidden // heads,
-            "hidden_size": hidden,
-            "num_attention_heads": heads,
-            "num_hidden_layers": said["num_hidden_layers"],
-            "num_key_value_heads": key_heads,
-        }
-        model = {
-            "type": said["model_type"],
-            "vocab_size": said["vocab_size"],
-            "context_length": said["max_position_embeddings"],
-            "eos_token_id": tokens["eos_token_id"],
-        }
-    except KeyError as error:
-        lacks = f"it has no {error.args[0]!r}"
-        hint = f"Write {_CONFIG} by onnxruntime-genai's model builder"
-        raise BundleError(str(folder / "config.json"), lacks, hint) from error
-    eos = model["eos_token_id"]
-    first = eos[0] if isinstance(eos, list) else eos
-    model["bos_token_id"] = tokens.get("bos_token_id") or first
-    model["pad_token_id"] = tokens.get("pad_token_id") or first
+
+    def size(key: str, usual: int | None = None) -> int:
+        if usual is not None and said.get(key) is None:
+            return usual
+        return int(_part(path, said, key, int))
+
+    heads, hidden = size("num_attention_heads"), size("hidden_size")
+    numbers: dict[str, Any] = {
+        "head_size": size("head_dim", hidden // heads),
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+        "num_hidden_layers": size("num_hidden_layers"),
+        "num_key_value_heads": size("num_key_value_heads", heads),
+    }
+    model = {
+        "type": _part(path, said, "model_type", str),
+        "vocab_size": size("vocab_size"),
+        "context_length": size("max_position_embeddings"),
+        "eos_token_id": tokens.get("eos_token_id"),
+    }
+    first = _token(path, tokens, "eos_token_id")
+    for name in ("bos_token_id", "pad_token_id"):
+        model[name] = first if tokens.get(name) is None else _token(path, tokens, name)
     given = {value.name for value in source.inputs}
     inputs = {n: n for n in map(str, ("input_ids", "attention_mask", "position_ids")) if n in given}
     outputs = {"logits": "logits"}
@@ -155,6 +156,30 @@ def derived(source: Source, said: Mapping[str, Any], folder: Path) -> dict[str, 
 def _stem(name: str) -> str:
     """Return what tells keys from values: ``past_key_values.0.value`` ends with it."""
     return re.split(r"\d+", name, maxsplit=1)[-1] or name
+
+
+def _part(path: Path, content: Mapping[str, Any], key: str, kind: type) -> Any:
+    """Return an entry of a configuration; BundleError if it is not of a kind."""
+    value = content.get(key)
+    if type(value) is kind and not (isinstance(value, int) and value < 1):
+        return value
+    expected = {dict: "an object", int: "a whole number above 0", str: "a text"}[kind]
+    raise _unfit(path, key, value, expected)
+
+
+def _token(path: Path, content: Mapping[str, Any], key: str) -> int:
+    """Return a token, or the first of a list of them; BundleError if it is neither."""
+    value = content.get(key)
+    tokens: list[Any] = value if isinstance(value, list) else [value]
+    if tokens and all(type(token) is int for token in tokens):
+        return int(tokens[0])
+    raise _unfit(path, key, value, "a token or a list of them")
+
+
+def _unfit(path: Path, key: str, value: Any, expected: str) -> BundleError:
+    found = f"it has no {key!r}" if value is None else f"{key!r} is {str(value)[:40]!r}"
+    hint = f"Write {_CONFIG} by onnxruntime-genai's model builder"
+    return BundleError(str(path), f"{found}, expected {expected}", hint)
 
 
 def _read(path: Path) -> dict[str, Any]:

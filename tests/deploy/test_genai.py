@@ -16,10 +16,13 @@ from deployed import accept, compiled_mlp
 from fqonnx import CompileConfig, compile_model
 from fqonnx.bundle import BundleError
 from fqonnx.deploy import DeployOptions, deploy
+from fqonnx.deploy.genai import derived, layout
+from fqonnx.deploy.source import Source
 from fqonnx.doctor import examine_bundle
 from fqonnx.runtime_ops import library_path
+from fqonnx.session import InputInfo
 from llama import build_decoder, letters
-from support import shared_data
+from support import model_from_text, shared_data
 
 # In a process of its own, as in a service: the library is in no other session there.
 GENERATE = """
@@ -86,6 +89,8 @@ def test_decoders_write_text_with_and_without_the_library(decoder: Path, tmp_pat
         assert ("custom_ops_library" in decoder_of["session_options"]) == library
         command = [sys.executable, "-P", str(out / "generate.py"), letters(np.array(tokens[1:9]))]
         assert subprocess.run(command, capture_output=True, check=True).stdout.strip()
+        bare = subprocess.run(command[:-1], capture_output=True, text=True)
+        assert (bare.returncode, bare.stderr[:26]) == (1, "usage: python generate.py ")
     same = np.array(written["float"]) == np.array(written["True"])
     assert np.argmin([*same, False]) >= 14, written  # 4 bits agree for a while
     (tmp_path / "True" / "libfqonnx_ops.so").unlink()
@@ -99,8 +104,15 @@ def test_decoders_write_text_with_and_without_the_library(decoder: Path, tmp_pat
 
 
 def test_packed_weights_stay_packed_in_a_stock_runtime(decoder: Path, tmp_path: Path) -> None:
+    model = tmp_path / "trellis.onnx"
+    compile_model(
+        decoder / "model.onnx",
+        model,
+        CompileConfig(codebook="trellis"),
+        calibration=decoder.parent / "data.npz",
+    )
     options = DeployOptions(target="genai", tokenizer=decoder, library=False, keep_packed=True)
-    deploy(decoder.parent / "compiled.onnx", tmp_path / "out", options)
+    deploy(model, tmp_path / "out", options)
     config = json.loads((tmp_path / "out/genai_config.json").read_text())
     session = config["model"]["decoder"]["session_options"]
     assert session["optimization.disable_specified_optimizers"] == "ConstantFolding"
@@ -126,6 +138,76 @@ def test_a_configuration_comes_from_that_of_transformers(decoder: Path, tmp_path
     (exported / "config.json").write_text(json.dumps(said))
     with pytest.raises(BundleError, match="it has no 'max_position_embeddings'"):
         deploy(decoder.parent / "compiled.onnx", tmp_path / "no", options)
+
+
+PAST = ("batch", 2, "past", 8)
+DECODER = Source(
+    Path("decoder.onnx"),
+    model_from_text('<ir_version: 10, opset_import: ["": 20]> g () => () {}'),
+    tuple(
+        InputInfo(name, np.dtype("float32"), PAST)
+        for name in ("input_ids", "past.0.key", "past.0.value")
+    ),
+    tuple(
+        InputInfo(name, np.dtype("float32"), PAST)
+        for name in ("logits", "present.0.key", "present.0.value")
+    ),
+    *((), ()),
+)
+GEMMA: dict[str, Any] = {
+    "model_type": "gemma",
+    "num_attention_heads": 4,
+    "hidden_size": 64,
+    "num_hidden_layers": 1,
+    "vocab_size": 100,
+    "max_position_embeddings": 32,
+    "head_dim": None,
+    "bos_token_id": 0,
+    "pad_token_id": 0,
+    "eos_token_id": [1, 7],
+}
+
+
+def test_tokens_may_be_the_first_of_the_vocabulary(tmp_path: Path) -> None:
+    made = derived(DECODER, GEMMA, tmp_path)
+    model = made["model"]
+    assert [model[f"{name}_token_id"] for name in ("bos", "pad", "eos")] == [0, 0, [1, 7]]
+    decoder = model["decoder"]
+    assert (decoder["head_size"], decoder["num_key_value_heads"]) == (16, 4)
+    model = derived(DECODER, GEMMA | {"pad_token_id": None, "head_dim": 8}, tmp_path)["model"]
+    assert (model["pad_token_id"], model["decoder"]["head_size"]) == (1, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("config.json", {"eos_token_id": []}, r"'eos_token_id' is '\[\]', expected a token"),
+        ("config.json", {"eos_token_id": None}, "it has no 'eos_token_id'"),
+        ("config.json", {"pad_token_id": "<pad>"}, "'pad_token_id' is '<pad>'"),
+        ("config.json", {"num_attention_heads": 0}, "'num_attention_heads' is '0', expected a who"),
+        ("config.json", {"hidden_size": "64"}, "'hidden_size' is '64', expected a whole number"),
+        ("genai_config.json", {"model": []}, r"'model' is '\[\]', expected an object"),
+        ("genai_config.json", {"model": {"decoder": None}}, "it has no 'decoder'"),
+        ("genai_config.json", {"model": {"decoder": {"head_size": True}}}, "'head_size' is 'True'"),
+        (
+            "genai_config.json",
+            {
+                "model": {
+                    "decoder": {"head_size": 8, "num_key_value_heads": 2, "session_options": None}
+                }
+            },
+            "it has no 'session_options', expected an object",
+        ),
+    ],
+)
+def test_configurations_that_are_none_are_refused(
+    name: str, change: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / name).write_text(json.dumps(GEMMA | change))
+    options = DeployOptions(target="genai", tokenizer=tmp_path)
+    with pytest.raises(BundleError, match=f"{name}: {said}"):
+        layout(DECODER, options)
 
 
 def test_what_is_no_decoder_is_refused(tmp_path: Path) -> None:

@@ -90,6 +90,9 @@ def run_client(out: Path, manifest: Manifest, config: Any, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "tritonclient.http", fake)
     monkeypatch.setattr(sys, "argv", ["client.py", "localhost:8000"])
     runpy.run_path(str(out / "client.py"), run_name="__main__")
+    monkeypatch.setattr(sys, "argv", ["client.py"])
+    with pytest.raises(SystemExit, match=r"usage: python client\.py"):
+        runpy.run_path(str(out / "client.py"), run_name="__main__")
 
 
 def test_a_repository_is_what_triton_reads(tmp_path: Path) -> None:
