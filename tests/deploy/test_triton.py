@@ -16,7 +16,7 @@ import onnxruntime as ort
 import pytest
 from google.protobuf import text_format
 
-from deployed import change_manifest, compiled_mlp
+from deployed import accept, change_manifest, compiled_mlp
 from fqonnx import CompileConfig, compile_model
 from fqonnx.bundle import BundleError, Manifest
 from fqonnx.deploy import DeployOptions, deploy
@@ -135,13 +135,18 @@ def test_versions_are_served_side_by_side(tmp_path: Path) -> None:
     assert manifest.onnxruntime_lowest == "1.30"
     assert manifest.model == "models/mlp-compiled/2/model.onnx"
     assert config.version_policy.HasField("all")
+    assert config.max_batch_size == 64
     folder = tmp_path / "second/models/mlp-compiled"
     first = (tmp_path / "first/models/mlp-compiled/1/model.onnx").read_bytes()
     assert (folder / "1/model.onnx").read_bytes() == first
     assert (folder / "1/model.onnx.data").is_file()
     assert (folder / "2/model.onnx").read_bytes() != first
-    manifest, _ = deployed(model, tmp_path / "third", previous=tmp_path / "second")
+    text = (folder / "config.pbtxt").read_text()
+    (folder / "config.pbtxt").write_text(text.replace("max_batch_size: 64", "max_batch_size: 0"))
+    accept(tmp_path / "second")
+    manifest, config = deployed(model, tmp_path / "third", previous=tmp_path / "second")
     assert manifest.model == "models/mlp-compiled/3/model.onnx"
+    assert config.max_batch_size == 0  # as it must be for version 2
     assert (tmp_path / "third/models/mlp-compiled/1/model.onnx").is_file()
 
 
