@@ -177,11 +177,18 @@ g (float[s, 64] x) => (float[s, 64] y) {
   y = MatMul(a, x)
 }"""
 
+FOUR = """<ir_version: 10, opset_import: ["": 20]>
+g (float[n, 64] x) => (float[n, 64] y) {
+  s = Constant <value_ints = [4, 64]> ()
+  y = Reshape(x, s)
+}"""
 
-def test_requests_of_a_sequence_are_not_joined(tmp_path: Path) -> None:
-    ir.save(model_from_text(ATTENTION), tmp_path / "attention.onnx")
+
+@pytest.mark.parametrize("text", [ATTENTION, FOUR])
+def test_requests_that_do_not_come_out_alike_are_not_joined(text: str, tmp_path: Path) -> None:
+    ir.save(model_from_text(text), tmp_path / "m.onnx")
     np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).normal(0, 0.1, (4, 64)).astype("f4"))
-    _, config = deployed(tmp_path / "attention.onnx", tmp_path / "out", inputs=tmp_path / "x.npz")
+    _, config = deployed(tmp_path / "m.onnx", tmp_path / "out", inputs=tmp_path / "x.npz")
     assert (config.max_batch_size, list(config.input[0].dims)) == (0, [-1, 64])
     assert "Requests are not joined" in (tmp_path / "out/README.md").read_text()
 
