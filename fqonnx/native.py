@@ -1,4 +1,7 @@
-"""The native library: where it is, and what of it the numerics call. The operators load it too."""
+"""The native library: where it is, how a session gets it, and what of it the numerics call.
+
+A server that runs `fqonnx doctor` imports this, so nothing here needs PyTorch until it is called.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fqonnx.errors import LibraryError, first_line
 
 _NAME = "libfqonnx_ops.so"
 
@@ -29,6 +35,38 @@ def library_path() -> Path | None:
         if path.exists():
             return path
     return None
+
+
+def register(session_options: Any) -> None:
+    """Let sessions of ``session_options`` run our operators by the native library.
+
+    Raises:
+        LibraryError: It was not built, or ONNX Runtime does not load it.
+    """
+    path = _required_path()
+    try:
+        session_options.register_custom_ops_library(str(path))
+    except Exception as error:  # ORT's exceptions share no base class of their own
+        raise LibraryError(
+            str(path),
+            f"ONNX Runtime does not load it: {first_line(error)}",
+            "It needs ONNX Runtime 1.17 or later",
+        ) from error
+
+
+def instruction_set() -> str:
+    """Return which of its instruction sets the library uses on this processor.
+
+    Raises:
+        LibraryError: It was not built, or does not load.
+    """
+    path = _required_path()
+    try:
+        function = ctypes.CDLL(str(path)).fqonnx_instruction_set
+    except OSError as error:
+        raise LibraryError(str(path), f"does not load: {error}", "Install fqonnx again") from error
+    function.restype = ctypes.c_char_p
+    return str(function().decode())
 
 
 def encode_trellis(
@@ -75,6 +113,17 @@ def encode_trellis(
     if any(failed):
         raise MemoryError("no memory for the search of a trellis")
     return codes
+
+
+def _required_path() -> Path:
+    path = library_path()
+    if path is None:
+        raise LibraryError(
+            "the native library of fqonnx",
+            "not built",
+            "Install fqonnx again where there is a C++17 compiler; models run without it",
+        )
+    return path
 
 
 @cache

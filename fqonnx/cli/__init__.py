@@ -21,6 +21,22 @@ def _notes(error: BaseException) -> list[str]:
     return getattr(error, "__notes__", [])
 
 
+def _unavailable(name: str, module: str) -> click.Command:
+    """Return a command that says which module it lacks: the others are listed and run."""
+
+    def fail() -> None:
+        found = f"fqonnx {name} needs {module}, which is not installed"
+        raise click.UsageError(f"{found}. Install fqonnx with its dependencies")
+
+    return click.Command(
+        name,
+        {"ignore_unknown_options": True, "allow_extra_args": True},
+        callback=fail,
+        short_help=f"Needs {module}, which is not installed.",
+        add_help_option=False,
+    )
+
+
 class _Group(click.Group):
     """Imports a command when it is asked for, and turns our errors into one line and exit code 2.
 
@@ -36,8 +52,7 @@ class _Group(click.Group):
         try:
             module = import_module(f"fqonnx.cli.{cmd_name}")
         except ModuleNotFoundError as error:
-            found = f"fqonnx {cmd_name} needs {error.name}, which is not installed"
-            raise click.UsageError(f"{found}. Install fqonnx with its dependencies") from error
+            return _unavailable(cmd_name, str(error.name))
         command = getattr(module, f"{cmd_name}_command")
         assert isinstance(command, click.Command)
         return command

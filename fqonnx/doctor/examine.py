@@ -15,7 +15,7 @@ from fqonnx.doctor.replay import replay
 from fqonnx.doctor.runtime import check_library, check_providers, check_runtime, runtime_build
 from fqonnx.doctor.server import check_server
 from fqonnx.errors import DataError, LibraryError
-from fqonnx.native import library_path
+from fqonnx.native import instruction_set, library_path, register
 from fqonnx.native_file import library_needs
 from fqonnx.session import available_providers, runtime_version, session_options
 
@@ -34,8 +34,6 @@ def examine_installation() -> Iterator[Finding]:
         said = "not built; models run by the function bodies that they carry"
         yield Finding("native library", said)
         return
-    from fqonnx.runtime_ops import instruction_set, register  # they bring onnxscript
-
     try:
         yield Finding("native library", str(path))
         yield Finding("instruction set", instruction_set())

@@ -16,10 +16,11 @@ import onnxruntime as ort
 import pytest
 from onnx.external_data_helper import set_external_data
 
+from fqonnx import native
 from fqonnx.errors import LibraryError
 from fqonnx.frames import Frame, FusionFrame, HarmonicFrame, IdentityFrame
 from fqonnx.packing import choose_block_size, pack_codes
-from fqonnx.runtime_ops import instruction_set, library, library_path, register
+from fqonnx.runtime_ops import instruction_set, library_path, register
 from operator_cases import (
     CASES,
     INT8_ACTIVATIONS,
@@ -375,7 +376,7 @@ def test_no_memory_is_an_error_that_names_the_node(tmp_path: Path, megabytes: in
 
 
 def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "library_path", lambda: None)
+    monkeypatch.setattr(native, "library_path", lambda: None)
     for call in (instruction_set, lambda: register(ort.SessionOptions())):
         with pytest.raises(LibraryError, match="not built"):
             call()
