@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fqonnx.errors import LibraryError, first_line
+from fqonnx.native_file import loading_mend
 
 _NAME = "libfqonnx_ops.so"
 
@@ -64,7 +65,8 @@ def instruction_set() -> str:
     try:
         function = ctypes.CDLL(str(path)).fqonnx_instruction_set
     except OSError as error:
-        raise LibraryError(str(path), f"does not load: {error}", "Install fqonnx again") from error
+        hint = loading_mend(str(error)) or "Install fqonnx again"
+        raise LibraryError(str(path), f"does not load: {error}", hint) from error
     function.restype = ctypes.c_char_p
     return str(function().decode())
 

@@ -51,6 +51,20 @@ def library_machine(path: Path) -> str:
     return _MACHINES.get(number, f"machine {number} of ELF")
 
 
+def loading_mend(said: str) -> str | None:
+    """Return what to do where a library does not load for want of another; None otherwise.
+
+    Args:
+        said: What the dynamic linker says of it.
+    """
+    missing = re.search(r"(\S+): cannot open shared object file", said)
+    if missing and "/" not in missing[1]:  # a path is that of the library itself
+        return f"Install the package that has {missing[1]}, or name its folder in LD_LIBRARY_PATH"
+    if older := re.search(r"version [`'](\w+_[\d.]+)' not found", said):
+        return f"Use a system that has {older[1]}, or build fqonnx on this one and deploy again"
+    return None
+
+
 def library_needs(path: Path) -> LibraryNeeds:
     """Load a library of operators and ask what it needs.
 
@@ -61,8 +75,9 @@ def library_needs(path: Path) -> LibraryNeeds:
     try:
         function = ctypes.CDLL(str(path.resolve())).fqonnx_requirements
     except (OSError, AttributeError) as error:
+        hint = loading_mend(str(error)) or "Install fqonnx again"
         raise LibraryError(
-            str(path), f"no library of this version of fqonnx: {error}", "Install fqonnx again"
+            str(path), f"no library of this version of fqonnx: {error}", hint
         ) from error
     function.restype = ctypes.c_char_p
     said = dict(line.split("=", 1) for line in function().decode().splitlines())

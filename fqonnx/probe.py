@@ -23,6 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MIN_RUNS, _MIN_SECONDS = 5, 0.5
+# A library may wait for ever when it is loaded; a large model on a slow machine does not take this.
+LIMIT_SECONDS = 600.0
+
+# Config entries of a session: what depends on constants alone is computed at each run.
+UNFOLDED = {"optimization.disable_specified_optimizers": "ConstantFolding"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,8 @@ class Outcome:
 
     Attributes:
         providers: Execution providers that the session has.
-        kernels: Nodes that ran, by operator and provider: ``"FrameMatMul CPUExecutionProvider"``.
+        kernels: Nodes that ran, by operator and provider: ``"FrameMatMul CPUExecutionProvider"``;
+            with a library of operators those that loading would fold are among them.
         load_s: Seconds to make the session.
         first_run_s: Of the first run.
         run_s: Of a run, the median of those that followed.
@@ -96,10 +102,16 @@ def probe(request: Request, feed: Mapping[str, NDArray[Any]]) -> Outcome:
         (folder / "request.json").write_text(json.dumps(asdict(request)), encoding="utf-8")
         _save(folder / "inputs.npz", feed)
         command = [sys.executable, "-P", __file__, name]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        done = None
+        with suppress(subprocess.TimeoutExpired):
+            done = subprocess.run(
+                command, capture_output=True, text=True, errors="replace", timeout=LIMIT_SECONDS
+            )
         result = folder / "result.json"
         said = json.loads(result.read_text(encoding="utf-8")) if result.exists() else {}
         stage = said.pop("stage", "import")
+        if done is None:
+            raise ProbeError(stage, f"it did not end within {LIMIT_SECONDS:g} s, and was stopped")
         if done.returncode < 0:
             ended = signal.Signals(-done.returncode).name
             raise ProbeError(stage, f"the process was ended by {ended}")
@@ -162,6 +174,9 @@ def _run(folder: Path) -> None:
         _save(folder / "outputs.npz", dict(zip(names, outputs, strict=True)))
         del session
         profiled = options()
+        if request.library is not None:  # else no kernel is seen to unpack a weight
+            for key, value in UNFOLDED.items():
+                profiled.add_session_config_entry(key, value)
         profiled.enable_profiling = True
         profiled.profile_file_prefix = str(folder / "profile")
         session = ort.InferenceSession(request.model, profiled, providers=request.providers)

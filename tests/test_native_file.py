@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fqonnx.errors import LibraryError
-from fqonnx.native_file import library_machine, library_needs, runs_on
+from fqonnx.native_file import library_machine, library_needs, loading_mend, runs_on
 from fqonnx.runtime_ops import library_path
 
 
@@ -66,3 +66,22 @@ def test_code_runs_where_cuda_says(
     architectures: tuple[str, ...], capability: int, runs: bool
 ) -> None:
     assert runs_on(architectures, capability) == runs
+
+
+@pytest.mark.parametrize(
+    ("said", "mend"),
+    [
+        (
+            "with error: libcudart.so.12: cannot open shared object file: No such file",
+            "Install the package that has libcudart.so.12, or name its folder in LD_LIBRARY_PATH",
+        ),
+        (
+            "/lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.38' not found (required by l.so)",
+            "Use a system that has GLIBC_2.38, or build fqonnx on this one and deploy again",
+        ),
+        ("/b/l.so: cannot open shared object file: No such file or directory", None),
+        ("/b/l.so: undefined symbol: nothing", None),
+    ],
+)
+def test_what_the_linker_says_has_a_mend(said: str, mend: str | None) -> None:
+    assert loading_mend(said) == mend

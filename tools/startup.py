@@ -20,12 +20,11 @@ from fqonnx import CompileConfig, compile_model
 from fqonnx.export import export_model
 from fqonnx.machine import processor
 from fqonnx.native import library_path
-from fqonnx.probe import Outcome, Request, probe
+from fqonnx.probe import UNFOLDED, Outcome, Request, probe
 from page import write_part
 
 BEGIN, END = "<!-- start-up table: tools/startup.py -->", "<!-- end of start-up table -->"
 TURNS = 5
-PACKED = {"optimization.disable_specified_optimizers": "ConstantFolding"}
 HEAD = (
     "| model | way | weights | make a session, ms | first run, ms | later runs, ms "
     "| peak memory, MB | own memory after, MB | mapped, MB |\n|---|---|---|---|---|---|---|---|---|"
@@ -50,7 +49,9 @@ def ways(folder: Path) -> dict[tuple[str, str, str], Request]:
             way = "" if name == "float32" else "bodies"
             found[name, way, place] = request
             if name.endswith("trellis"):
-                found[name, "bodies, kept packed", place] = replace(request, session_config=PACKED)
+                found[name, "bodies, kept packed", place] = replace(
+                    request, session_config=UNFOLDED
+                )
             if name != "float32" and library_path() is not None:
                 found[name, "library", place] = replace(request, library=str(library_path()))
     return found

@@ -16,11 +16,12 @@ import onnx_ir as ir
 from fqonnx.bundle import FORMAT, MANIFEST, BundleError, LibraryEntry, Manifest, file_entry
 from fqonnx.deploy import genai, ort, triton
 from fqonnx.deploy.contents import Contents
-from fqonnx.deploy.measure import KEEP_PACKED, measure
+from fqonnx.deploy.measure import measure
 from fqonnx.deploy.options import PROVIDERS, DeployOptions, Device
 from fqonnx.deploy.source import Source
 from fqonnx.native import library_path
 from fqonnx.native_file import LibraryNeeds, library_needs
+from fqonnx.probe import UNFOLDED
 from fqonnx.runtime_ops import FrameOpSpec
 from fqonnx.session import runtime_version
 
@@ -79,7 +80,7 @@ def deploy(model: Path, folder: Path, options: DeployOptions) -> Manifest:
             onnxruntime_tested=runtime_version(),
             onnxruntime_lowest=f"1.{max(needed, layout.runtime)}",
             providers=PROVIDERS[device],
-            session_config=KEEP_PACKED if options.keep_packed else {},
+            session_config=UNFOLDED if options.keep_packed else {},
             operators=_counted(source.specs),
             main_operators=_counted(source.main_specs),
             golden=_GOLDEN,

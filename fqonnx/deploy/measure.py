@@ -15,10 +15,8 @@ from fqonnx.calibrate import Samples, load_samples, synthetic_samples
 from fqonnx.deploy.options import DeployOptions
 from fqonnx.deploy.source import Source
 from fqonnx.golden import Golden, rel_error
-from fqonnx.probe import Outcome, ProbeError, Request, probe
+from fqonnx.probe import UNFOLDED, Outcome, ProbeError, Request, probe
 from fqonnx.session import InputInfo
-
-KEEP_PACKED = {"optimization.disable_specified_optimizers": "ConstantFolding"}
 
 _LIBRARY, _PACKED = "library of operators", "packed, unpacked at each run"  # ways to run it
 _SAMPLES = 4
@@ -83,7 +81,7 @@ def measure(source: Source, model: Path, library: Path | None, options: DeployOp
     bodies = "unpacked when loaded" if source.unpacked_at_load else "function bodies"
     ways = {bodies: plain}
     if source.unpacked_at_load:
-        ways[_PACKED] = replace(plain, session_config=KEEP_PACKED)
+        ways[_PACKED] = replace(plain, session_config=UNFOLDED)
     if library is not None and source.specs:
         ways[_LIBRARY] = replace(plain, library=str(library))
     chosen = _LIBRARY if options.library else _PACKED if options.keep_packed else bodies

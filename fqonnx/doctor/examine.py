@@ -10,6 +10,7 @@ from pathlib import Path
 from fqonnx.bundle import BundleError, read_manifest
 from fqonnx.doctor.files import check_files
 from fqonnx.doctor.finding import Finding
+from fqonnx.doctor.genai import check_genai
 from fqonnx.doctor.gpu import DriverError, check_gpu, read_driver
 from fqonnx.doctor.replay import replay
 from fqonnx.doctor.runtime import check_library, check_providers, check_runtime, runtime_build
@@ -88,7 +89,9 @@ def examine_bundle(folder: Path) -> Iterator[Finding]:
         return
     for i in range(len(manifest.providers)):
         try:
-            yield from replay(folder, manifest, manifest.providers[i:])
+            yield from map(noted, replay(folder, manifest, manifest.providers[i:]))
         except DataError as error:
             yield Finding(manifest.golden, error.found, error.hint)
             return
+    if manifest.target == "genai" and not failed:
+        yield from check_genai(folder, manifest)

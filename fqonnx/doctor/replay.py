@@ -8,6 +8,7 @@ from pathlib import Path
 from fqonnx.bundle import Manifest
 from fqonnx.doctor.finding import Finding
 from fqonnx.golden import Golden, rel_error
+from fqonnx.native_file import loading_mend
 from fqonnx.probe import Outcome, ProbeError, Request, probe
 
 _WHERE = {
@@ -22,6 +23,9 @@ _MENDS = {
     "load": "Deploy it again; if the files are as deployed, please report this",
     "run": "Deploy it again; if the files are as deployed, please report this",
 }
+
+# What a compiled layer runs by: a kernel of the library, or the product in a function body.
+_LAYERS = ("FrameMatMul", "FrameDequant", "MatMulNBits")
 
 
 def replay(folder: Path, manifest: Manifest, providers: Sequence[str]) -> Iterator[Finding]:
@@ -44,7 +48,7 @@ def replay(folder: Path, manifest: Manifest, providers: Sequence[str]) -> Iterat
     try:
         outcome = probe(request, golden.inputs)
     except ProbeError as error:
-        yield Finding(name, f"{_WHERE[error.stage]}: {error}", _MENDS[error.stage])
+        yield Finding(name, f"{_WHERE[error.stage]}: {error}", _mend(error))
         return
     if name not in outcome.providers:
         said = f"it does not load: the session has {', '.join(outcome.providers)}"
@@ -66,8 +70,7 @@ def replay(folder: Path, manifest: Manifest, providers: Sequence[str]) -> Iterat
 def check_kernels(manifest: Manifest, provider: str, kernels: dict[str, int]) -> Iterator[Finding]:
     """Hold the nodes that ran to the provider and to the library.
 
-    A FrameDequant may be gone: ONNX Runtime runs it once, when it loads the model. Which compiled
-    layers run in branches and loops depends on the inputs.
+    Which compiled layers run in branches and loops depends on the inputs.
 
     Args:
         manifest: What the bundle says of itself.
@@ -80,8 +83,11 @@ def check_kernels(manifest: Manifest, provider: str, kernels: dict[str, int]) ->
     if elsewhere:
         others = ", ".join(f"{n} {key}" for key, n in sorted(elsewhere.items()))
         said += f"; elsewhere {others}"
-    wanted = manifest.main_operators.get("FrameMatMul", 0) if manifest.library else 0
-    found = kernels.get(f"FrameMatMul {provider}", 0)
+    layers = manifest.main_operators if manifest.library is not None else {}
+    wanted = sum(layers.values())
+    found = sum(min(kernels.get(f"{op} {provider}", 0), n) for op, n in layers.items())
+    by_library = sum(kernels.get(f"{op} {provider}", 0) for op in manifest.operators)
+    fallen = sum(n for key, n in elsewhere.items() if key.split()[0] in _LAYERS)
     if found < wanted:
         said = f"{found} of {wanted} compiled layers run by the library there; {said}"
         mend = (
@@ -90,10 +96,19 @@ def check_kernels(manifest: Manifest, provider: str, kernels: dict[str, int]) ->
             else "Deploy the model again"
         )
         yield Finding(where, said, mend)
+    elif fallen:
+        said = f"{fallen} compiled layers run elsewhere; {said}"
+        lowest = manifest.onnxruntime_tested
+        mend = f"Install ONNX Runtime {lowest} or later, or deploy it with the library of operators"
+        yield Finding(where, said, mend)
     else:
-        yield Finding(
-            where, f"{found} compiled layers by the library, of {said}" if found else said
-        )
+        said = f"{by_library} compiled layers by the library, of {said}" if by_library else said
+        yield Finding(where, said)
+
+
+def _mend(error: ProbeError) -> str:
+    linked = loading_mend(str(error)) if error.stage == "register" else None
+    return linked or _MENDS[error.stage]
 
 
 def check_outputs(

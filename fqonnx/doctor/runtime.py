@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Iterator, Sequence
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 from fqonnx.bundle import LibraryEntry, Manifest
@@ -23,7 +24,7 @@ def check_runtime(version: str, manifest: Manifest) -> Finding:
     lowest, tested = manifest.onnxruntime_lowest, manifest.onnxruntime_tested
     said = f"{version}; the bundle needs {lowest} or later and was tested with {tested}"
     if release(version) < release(lowest):
-        return Finding("ONNX Runtime", said, f'Install it: pip install "onnxruntime>={lowest}"')
+        return Finding("ONNX Runtime", said, f"Install a later one: {_command(lowest)}")
     return Finding("ONNX Runtime", said)
 
 
@@ -67,8 +68,13 @@ def check_library(folder: Path, library: LibraryEntry, version: str) -> Iterator
     offered, wanted = release(version)[1], library.needs.ort_api
     if wanted > offered:
         said = f"it asks for version {wanted} of ONNX Runtime's C API, and {version} has {offered}"
-        mend = f'Install a later one: pip install "onnxruntime>=1.{wanted}"'
-        yield Finding(library.path, said, mend)
+        yield Finding(library.path, said, f"Install a later one: {_command(f'1.{wanted}')}")
+
+
+def _command(lowest: str) -> str:
+    """Return what installs a later version of the package that is there, and none beside it."""
+    packages = packages_distributions().get("onnxruntime", ["onnxruntime"])
+    return f'pip install "{max(packages)}>={lowest}"'
 
 
 def release(version: str) -> tuple[int, int]:

@@ -81,7 +81,11 @@ def test_decoders_write_text_with_and_without_the_library(decoder: Path, tmp_pat
         options = DeployOptions(**given, library=library, float_path=float_path)
         manifest = deploy(compiled, out, options)
         assert manifest.outputs[0].name == "logits"
-        assert all(finding.holds for finding in examine_bundle(out))
+        findings = list(examine_bundle(out))
+        assert all(finding.holds for finding in findings), findings
+        said = {finding.what: finding.said for finding in findings}
+        assert " writes text; behind " in said["onnxruntime-genai"]
+        assert "against the whole prompt" in said["onnxruntime-genai, decode step"]
         tokens, text = generate(out)
         assert text == letters(np.array(tokens[1:]))
         written[str(library)] = tokens
@@ -96,11 +100,21 @@ def test_decoders_write_text_with_and_without_the_library(decoder: Path, tmp_pat
     (tmp_path / "True" / "libfqonnx_ops.so").unlink()
     with pytest.raises(AssertionError):
         generate(tmp_path / "True")
+    (found,) = (f for f in examine_bundle(tmp_path / "True") if f.what == "golden inputs")
+    assert found.said == "not run, because of libfqonnx_ops.so"  # and nothing else is blamed
+    tokenizer = tmp_path / "False" / "tokenizer.json"
+    sound = tokenizer.read_text()
+    tokenizer.write_text("{")
+    accept(tmp_path / "False")
+    (found,) = (f for f in examine_bundle(tmp_path / "False") if not f.holds)
+    assert found.mend == "Deploy it again with the --tokenizer of this model"
+    tokenizer.write_text(sound)
     config = tmp_path / "False" / "genai_config.json"
     config.write_text(config.read_text().replace('"model.onnx"', '"other.onnx"'))
     accept(tmp_path / "False")
-    found = {f.what: f.said for f in examine_bundle(tmp_path / "False") if not f.holds}
-    assert "other.onnx" in found["onnxruntime-genai"]
+    (found,) = (f for f in examine_bundle(tmp_path / "False") if not f.holds)
+    assert found.what == "onnxruntime-genai"
+    assert "other.onnx" in found.said
 
 
 def test_packed_weights_stay_packed_in_a_stock_runtime(decoder: Path, tmp_path: Path) -> None:

@@ -9,14 +9,18 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import onnx_ir as ir
 import pytest
 
 from deployed import accept, change_manifest, compiled_mlp
+from fqonnx import CompileConfig, compile_model, probe
 from fqonnx.bundle import MANIFEST, read_manifest
 from fqonnx.deploy import DeployOptions, deploy
 from fqonnx.doctor import Finding, examine, examine_bundle
 from fqonnx.golden import Golden
 from fqonnx.runtime_ops import library_path
+from support import conv_model
 
 pytestmark = pytest.mark.skipif(library_path() is None, reason="the native library was not built")
 
@@ -29,6 +33,18 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = compiled_mlp(folder)
     options = DeployOptions(float_path=folder / "mlp.onnx", inputs=folder / "data.npz")
     deploy(model, folder / "bundle", options)
+    return folder / "bundle"
+
+
+@pytest.fixture(scope="module")
+def deployed_conv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose one compiled layer is a FrameDequant."""
+    folder = tmp_path_factory.mktemp("conv")
+    weight = np.random.default_rng(0).standard_normal((64, 16, 3, 3)).astype(np.float32)
+    ir.save(conv_model(weight, "8, 8"), folder / "conv.onnx")
+    config = CompileConfig(codebook="scalar")
+    compile_model(folder / "conv.onnx", folder / "out.onnx", config, calibration="none")
+    deploy(folder / "out.onnx", folder / "bundle", DeployOptions())
     return folder / "bundle"
 
 
@@ -119,6 +135,16 @@ def test_faults_are_found(
     assert found[what].mend
 
 
+def test_the_package_that_is_installed_is_upgraded(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change_manifest(bundle, onnxruntime_lowest="1.99")
+    owners = {"onnxruntime": ["onnxruntime-gpu"]}
+    monkeypatch.setattr("fqonnx.doctor.runtime.packages_distributions", lambda: owners)
+    found = {finding.what: finding.mend for finding in failures(bundle)}
+    assert found["ONNX Runtime"] == 'Install a later one: pip install "onnxruntime-gpu>=1.99"'
+
+
 def test_golden_outputs_that_were_changed_with_their_hash_are_found(bundle: Path) -> None:
     other_golden(bundle)
     accept(bundle)
@@ -141,7 +167,18 @@ LIBRARIES = {
         }""",
     "crash": "void* RegisterCustomOps(void) { return *(void* volatile*)0; }",
     "nothing": "void* RegisterCustomOps(void) { return 0; }",
+    "hang": 'void* RegisterCustomOps(void) { for (;;) __asm__ volatile(""); }',
 }
+
+
+def build(kind: str, library: Path, *options: str) -> None:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    source = library.parent.parent / "library.c"
+    source.write_text(LIBRARIES[kind])
+    command = [compiler, "-shared", "-fPIC", source, "-o", library, *options]
+    subprocess.run(command, check=True)
 
 
 @pytest.mark.parametrize(
@@ -153,14 +190,42 @@ LIBRARIES = {
     ],
 )
 def test_libraries_that_are_none_are_found(kind: str, said: str, bundle: Path) -> None:
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("needs a C compiler")
-    source = bundle.parent / "library.c"
-    source.write_text(LIBRARIES[kind])
-    subprocess.run([compiler, "-shared", "-fPIC", source, "-o", bundle / LIBRARY], check=True)
+    build(kind, bundle / LIBRARY)
     accept(bundle)
     assert any(said in finding.said for finding in failures(bundle))
+
+
+def test_libraries_without_a_kernel_for_weights_are_found(
+    deployed_conv: Path, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(deployed_conv, bundle)
+    said = {finding.what: finding.said for finding in examine_bundle(bundle) if finding.holds}
+    assert said["CPUExecutionProvider, kernels"].startswith("1 compiled layers by the library")
+    build("nothing", bundle / LIBRARY)
+    accept(bundle)
+    (finding,) = failures(bundle)
+    assert finding.said.startswith("0 of 1 compiled layers run by the library")
+
+
+def test_libraries_that_hang_are_stopped(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build("hang", bundle / LIBRARY)
+    accept(bundle)
+    monkeypatch.setattr(probe, "LIMIT_SECONDS", 2.0)
+    (finding,) = failures(bundle)
+    assert "does not register: it did not end within 2 s" in finding.said
+
+
+def test_libraries_that_lack_another_name_it(bundle: Path) -> None:
+    other = bundle.parent / "lib/libgone.so.1"
+    other.parent.mkdir()
+    build("nothing", other, "-Wl,-soname,libgone.so.1")
+    build("nothing", bundle / LIBRARY, "-Wl,--no-as-needed", str(other))
+    accept(bundle)
+    other.unlink()
+    (finding,) = failures(bundle)
+    assert "libgone.so.1: cannot open shared object file" in finding.said
+    assert "Install the package that has libgone.so.1" in (finding.mend or "")
 
 
 def test_without_a_driver_a_gpu_is_missing(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,8 @@ def test_gpus_that_the_library_was_not_compiled_for_are_found() -> None:
 
 def manifest(library: LibraryEntry | None) -> Manifest:
     names = ("CUDAExecutionProvider", "CPUExecutionProvider")
-    operators, main = {"FrameMatMul": 5, "FrameDequant": 1}, {"FrameMatMul": 3}
+    operators = {"FrameMatMul": 5, "FrameDequant": 1}
+    main = {"FrameMatMul": 2, "FrameDequant": 1}
     return Manifest(
         *(1, "ort", "0", "m", library, "1.31.1", "1.18", names, {}, operators, main),
         *("g", "file", (), ()),
@@ -68,7 +69,12 @@ def manifest(library: LibraryEntry | None) -> Manifest:
 
 def test_compiled_layers_on_the_processor_are_a_silent_fallback() -> None:
     cuda = "CUDAExecutionProvider"
-    there = {f"FrameMatMul {cuda}": 3, f"Add {cuda}": 2, "Shape CPUExecutionProvider": 1}
+    there = {
+        f"FrameMatMul {cuda}": 2,
+        f"FrameDequant {cuda}": 1,
+        f"Add {cuda}": 2,
+        "Shape CPUExecutionProvider": 1,
+    }
     (fine,) = check_kernels(manifest(library("90")), cuda, there)
     assert fine.holds
     assert fine.said.endswith("of 5 nodes; elsewhere 1 Shape CPUExecutionProvider")
@@ -77,5 +83,11 @@ def test_compiled_layers_on_the_processor_are_a_silent_fallback() -> None:
     assert "0 of 3 compiled layers" in found.said
     assert "3 FrameMatMul CPUExecutionProvider" in found.said
     assert "FQONNX_CUDA=ON" in (found.mend or "")
+    unpacked = {f"FrameMatMul {cuda}": 2, "FrameDequant CPUExecutionProvider": 1}
+    (found,) = check_kernels(manifest(library("90")), cuda, unpacked)
+    assert "2 of 3 compiled layers" in found.said
     (bodies,) = check_kernels(manifest(None), cuda, {f"MatMulNBits {cuda}": 3})
     assert bodies.holds
+    (found,) = check_kernels(manifest(None), cuda, {"MatMulNBits CPUExecutionProvider": 3})
+    assert found.said.startswith("3 compiled layers run elsewhere")
+    assert "or later, or deploy it with the library" in (found.mend or "")
