@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from fqonnx.calibrate import Samples
+from fqonnx.choose_codebook import why_scalar
 from fqonnx.config import CompileConfig
 from fqonnx.frames import fusion_redundancy
 from fqonnx.report import LayerReport
@@ -37,18 +38,27 @@ def lost_weights(layers: Sequence[LayerReport]) -> Iterator[str]:
         )
 
 
-def notes_on_trellis(layers: Sequence[LayerReport]) -> Iterator[str]:
-    """Say what trellis codes ask of the runtime, and which layers have none of them."""
+def notes_on_codes(layers: Sequence[LayerReport], config: CompileConfig) -> Iterator[str]:
+    """Say what trellis codes ask of the runtime, and why layers have scalar ones in their place."""
     count = Counter(layer.codebook for layer in layers)
-    if not count["trellis"]:
-        return
-    yield (
-        f"{count['trellis']} layers have trellis codes: ONNX Runtime without the library of "
-        "operators decodes them to 8 bits a weight when it loads the file; codebook 'scalar', or "
-        "target 'ort-stock', keeps weights packed there"
-    )
-    if count["scalar"]:
+    if count["trellis"]:
         yield (
-            f"{count['scalar']} layers have scalar codes, by their bits or since whole tiles of a "
-            "trellis would take more than an eighth more"
+            f"{count['trellis']} layers have trellis codes: ONNX Runtime without the library of "
+            "operators unpacks them to 8 bits a weight when it loads the file, and takes some 30 "
+            "bytes a weight for that; codebook 'scalar', or target 'ort-stock', keeps weights "
+            "packed there"
         )
+    if config.chooses_codebook or config.codebook == "trellis":
+        reasons = Counter(_why_scalar(x, config) for x in layers if x.codebook == "scalar")
+        yield from (f"{n} layers have scalar codes: {reason}" for reason, n in reasons.items())
+
+
+def _why_scalar(layer: LayerReport, config: CompileConfig) -> str:
+    assert layer.bits is not None  # of each layer that has a codebook
+    assert layer.redundancy_asked is not None
+    chosen = None
+    if config.chooses_codebook:
+        has_data = layer.output_rel_error is not None
+        given = layer.bits, layer.redundancy_asked, config.runtime
+        chosen = why_scalar(*given, has_data=has_data)
+    return chosen or "whole tiles of a trellis would take more than an eighth more"

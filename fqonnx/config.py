@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
 
+from fqonnx.choose_codebook import why_scalar
 from fqonnx.errors import ConfigError
 
 Lowering = Literal["fused", "stock", "onnx"]
@@ -14,9 +15,6 @@ Target = Literal["ort-fqonnx", "ort-stock"]
 Codebook = Literal["scalar", "trellis"]
 Sides = Literal["in", "out", "both"]
 FrameKind = Literal["identity", "hadamard", "fusion", "harmonic"]
-
-# Where nothing else is asked for, `auto` takes trellis codes up to these bits.
-MOST_TRELLIS_BITS = 3
 
 
 @dataclass(frozen=True)
@@ -144,8 +142,7 @@ class CompileConfig:
             ``stock`` writes those operators as plain nodes, ``onnx`` writes FrameMatMul nodes
             with an exact body of ONNX standard operators only; None is the method's.
         target: What the file is for: ``ort-fqonnx``, ONNX Runtime with the library of operators, or
-            ``ort-stock``, where trellis codes would take 8 bits of memory; None goes by the
-            lowering.
+            ``ort-stock``, where trellis codes would be unpacked; None goes by the lowering.
         mask_input: Name of the input whose zeros mark padding; None finds it by name.
         seed: Seed of the frames' signs and of synthetic data.
         device: A torch device for the numerics.
@@ -277,23 +274,27 @@ class CompileConfig:
             order=self.order,
             lowering=self.lowering or method.lowering,
         )
-        if (self.codebook or self._best_codebook(method)) == "scalar":
+        scalar = why_scalar(self.bits, method.redundancy, self.runtime)
+        if self.codebook != "trellis" and (scalar or not self.chooses_codebook):
             return method
         return replace(method, alphabet="trellis", group_size=None, least_bits=1)
 
-    def _best_codebook(self, method: Method) -> Codebook:
-        """Return the trellis where it errs less by far and stays packed in memory."""
-        replaceable = method.alphabet == "mid-rise" and self.bits <= MOST_TRELLIS_BITS
-        packed = method.lowering == "fused" and self.target != "ort-stock"
-        return "trellis" if replaceable and packed else "scalar"
+    @property
+    def chooses_codebook(self) -> bool:
+        """Whether codes are those that `why_scalar` is about."""
+        return self.codebook is None and METHODS[self.method].alphabet == "mid-rise"
+
+    @property
+    def runtime(self) -> Target:
+        """The target, that of the lowering where none was asked for."""
+        lowering = self.lowering or METHODS[self.method].lowering
+        return self.target or ("ort-fqonnx" if lowering == "fused" else "ort-stock")
 
     def options(self) -> dict[str, Any]:
         """Return all options, the method's own choices where nothing was asked for."""
         recipe = self.recipe
-        names = ("redundancy", "sides", "codebook", "lowering")
-        own = {name: getattr(recipe, name) for name in names}
-        target = self.target or ("ort-fqonnx" if recipe.lowering == "fused" else "ort-stock")
-        return asdict(self) | own | {"target": target}
+        own = {n: getattr(recipe, n) for n in ("redundancy", "sides", "codebook", "lowering")}
+        return asdict(self) | own | {"target": self.runtime}
 
 
 _CHOICES = {"sides": Sides, "codebook": Codebook, "lowering": Lowering, "target": Target}

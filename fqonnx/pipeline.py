@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 
-from fqonnx.advisories import lost_weights, notes_on_trellis, odd_options
+from fqonnx.advisories import lost_weights, notes_on_codes, odd_options
 from fqonnx.bounds import output_bounds
 from fqonnx.calibrate import (
     Calibration,
@@ -167,7 +167,7 @@ def compile_model(
             layers = layer_reports(quantized, [*selected.kept, *quantized.failed], config)
             failed = {layer.name for layer in quantized.failed}
             warnings += [str(table) for table in selected.tables if table.layer not in failed]
-            warnings += [*lost_weights(layers), *notes_on_trellis(layers)]
+            warnings += [*lost_weights(layers), *notes_on_codes(layers, config)]
             data = CalibrationReport(
                 source=used.source if used else "none",
                 num_samples=used.num_samples if used else 0,

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fqonnx.choose_codebook import why_scalar
 from fqonnx.config import CompileConfig, Method
 from fqonnx.errors import ModelError
 from fqonnx.frames import Frame, FusionFrame, HadamardFrame, HarmonicFrame, IdentityFrame
@@ -127,6 +128,9 @@ def run_job(job: QuantJob, threads: int = 1) -> JobResult:
     config, method = job.shape.config, job.shape.config.recipe
     if method.learns and job.shape.has_moments and job.moments is None:
         return JobResult(reason="no calibration sample has a row for it")
+    given = config.bits, method.redundancy, config.runtime
+    if config.chooses_codebook and why_scalar(*given, has_data=job.moments is not None):
+        method = replace(method, alphabet="mid-rise")
     frame_in, frame_out = job.shape.frames()
     try:
         weight = quantize_weight(

@@ -197,6 +197,9 @@ def test_best_codebook_is_the_trellis_where_it_stays_packed() -> None:
     assert codebook(target="ort-fqonnx", sides="both", redundancy=1.25) == "trellis"
     assert codebook(bits=4) == "scalar"
     assert codebook(target="ort-stock") == "scalar"
+    assert codebook(target="ort-fqonnx", lowering="onnx") == "trellis"
+    assert [codebook(bits=1, redundancy=r) for r in (1.75, 2.0)] == ["trellis", "scalar"]
+    assert codebook(bits=1, redundancy=4.0, codebook="trellis") == "trellis"
     assert codebook(codebook="scalar") == "scalar"
     assert [codebook(lowering=lowering) for lowering in ("stock", "onnx")] == ["scalar"] * 2
     assert {codebook(method=name) for name in METHODS.keys() - {"auto"}} == {"scalar"}

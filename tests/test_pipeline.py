@@ -153,11 +153,46 @@ def test_codebook_is_chosen_by_bits_and_target(wide: Path, data: Path, tmp_path:
         report = compile_model(wide, tmp_path / "out.onnx", config, calibration=data)
         return {layer.codebook for layer in quantized_layers(report)}
 
-    assert codebooks() == {"trellis"}
+    assert codebooks() == codebooks(redundancy=3.0) == {"trellis"}
     assert codebooks(target="ort-stock") == codebooks(lowering="stock") == {"scalar"}
     assert codebooks(target_bits=2.6) <= {"scalar", "trellis"}
     mixed = codebooks(overrides=(Override("*", bits=4), Override("w", bits=2)))
     assert mixed == {"scalar", "trellis"}
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"codebook": "scalar"}, None),
+        ({"method": "gptq"}, None),
+        ({"target": "ort-stock"}, "target 'ort-stock' has no library of operators"),
+        ({"lowering": "onnx"}, "target 'ort-stock' has no library of operators"),
+        ({"bits": 4}, "above 3 bits"),
+        ({"bits": 1, "redundancy": 2.0}, "from redundancy 2 on they err less at 1 bit"),
+        ({"redundancy": 3.0}, "from redundancy 3 on they err less without data"),
+        ({"include": ("w2",)}, "whole tiles of a trellis"),
+        ({"include": ("w2",), "codebook": "trellis"}, "whole tiles of a trellis"),
+    ],
+    ids=str,
+)
+def test_scalar_codes_have_a_reason(
+    options: dict[str, Any], reason: str | None, tmp_path: Path
+) -> None:
+    rng, out = np.random.default_rng(0), tmp_path / "out.onnx"
+    arrays = {
+        name: rng.standard_normal((64, width)).astype(np.float32)
+        for name, width in (("w", 64), ("w2", 96))
+    }
+    text = """<ir_version: 10, opset_import: ["": 20]> g (float[N,64] x) => (float[N,96] y) {
+        h = MatMul (x, w)
+        y = MatMul (h, w2)
+    }"""
+    ir.save(model_from_text(text, **arrays), tmp_path / "model.onnx")
+    config = CompileConfig(**({"include": ("w",)} | options))
+    report = compile_model(tmp_path / "model.onnx", out, config, calibration="none")
+    notes = [note for note in report.warnings if "have scalar codes" in note]
+    assert len(notes) == (reason is not None)
+    assert notes == [] or f"1 layers have scalar codes: {reason}" in notes[0]
 
 
 def test_stock_lowering_leaves_no_trace_of_the_domain(

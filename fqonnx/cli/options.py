@@ -53,7 +53,8 @@ codebook_option = click.option(
     type=click.Choice(get_args(Codebook)),
     help="scalar: a code is a level; trellis: a level follows from several codes, with 40% less "
     "error at the same bits, for the library of operators [default: trellis for auto at 3 bits or "
-    "less where --target is ort-fqonnx, else scalar]",
+    "less where --target is ort-fqonnx, else scalar; scalar too at 1 bit from redundancy 2 on, and "
+    "without calibration from 3 on]",
 )
 sequential_option = click.option(
     "--sequential",

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fqonnx.config import MOST_TRELLIS_BITS
+from fqonnx.choose_codebook import MOST_TRELLIS_BITS
 from fqonnx.diff.layers import LayerDiff
 from fqonnx.packing import SUPPORTED_BITS
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 
 from deployed import compiled_mlp
@@ -353,5 +352,4 @@ def test_snippets_are_correct(
     command = [compiler, "-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsyntax-only"]
     subprocess.run([*command, f"-I{headers or tmp_path}", tmp_path / "out/session.cpp"], check=True)
     if cuda:
-        assert "CUDAExecutionProvider" not in ort.get_available_providers() or holds(tmp_path)
         assert not holds(tmp_path / "out")
