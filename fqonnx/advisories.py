@@ -44,7 +44,7 @@ def notes_on_codes(layers: Sequence[LayerReport], config: CompileConfig) -> Iter
     if count["trellis"]:
         yield (
             f"{count['trellis']} layers have trellis codes: ONNX Runtime without the library of "
-            "operators unpacks them to 8 bits a weight when it loads the file, and takes some 30 "
+            "operators unpacks them to 8 bits a weight when it loads the file, and takes 25 to 30 "
             "bytes a weight for that; codebook 'scalar', or target 'ort-stock', keeps weights "
             "packed there"
         )
