@@ -71,10 +71,11 @@ MODEL = """
 ## A model
 
 all-MiniLM-L6-v2 (six layers of width 384), 2 bits, in ms, and in brackets how many times faster
-than float32 that is. The rest of it, attention and norms, is the same in all three.
+than float32 that is. The rest of it, attention and norms, is the same in all. Trellis codes by
+their body are products with unpacked weights.
 
-| sentences × tokens | float32 | body | library |
-|---|---|---|---|
+| sentences × tokens | float32 | scalar, body | scalar, library | trellis, body | trellis, library |
+|---|---|---|---|---|---|
 """
 SHARED = ((3, 384, 384), (3, 768, 768), (3, 4096, 4096), (2, 4096, 11008))  # how many of a size
 SHAPES = ((4096, 4096), (4096, 11008), (11008, 4096), (768, 3072))
@@ -138,13 +139,16 @@ def merged_table(threads: int) -> str:
 def model_table(threads: int) -> str:
     lines = []
     with tempfile.TemporaryDirectory(prefix="fqonnx-speed-") as name:
-        plain, compiled = Path(name) / "float.onnx", Path(name) / "compiled.onnx"
+        plain, trellis, scalar = (Path(name) / f"{n}.onnx" for n in ("float", "trellis", "scalar"))
         export_model(minilm.sentence_encoder(), plain)
-        compile_model(plain, compiled, CompileConfig(), calibration="none")
+        for path, codebook in ((trellis, "trellis"), (scalar, "scalar")):
+            compile_model(plain, path, CompileConfig(codebook=codebook), calibration="none")
         sessions = {
             "float32": session(plain, threads),
-            "body": session(compiled, threads),
-            "library": session(compiled, threads, library=True),
+            "scalar": session(scalar, threads),
+            "scalar, library": session(scalar, threads, library=True),
+            "trellis": session(trellis, threads),
+            "trellis, library": session(trellis, threads, library=True),
         }
     for sentences, tokens in FEEDS:
         ids = np.random.default_rng(0).integers(1000, 2000, (sentences, tokens))
@@ -152,7 +156,8 @@ def model_table(threads: int) -> str:
         times = median_us(sessions, feed)
         cells = [
             f"{times[n] / 1000:.1f} ({times['float32'] / times[n]:.1f}×)"
-            for n in ("body", "library")
+            for n in sessions
+            if n != "float32"
         ]
         row = [f"{sentences} × {tokens}", f"{times['float32'] / 1000:.1f}", *cells]
         lines.append("| " + " | ".join(row) + " |")
