@@ -65,16 +65,21 @@ def written_model(model: ir.Model, path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _in_place(data: Path | None, folder: Path) -> Iterator[None]:
-    """Move a data file to where the model will look for it; it goes again if the block fails."""
-    if data is None or (folder / data.name).exists():  # of the same bytes, by its name
+    """Move a data file to where the model will look for it; it goes again if the block fails.
+
+    One that is there has its name by the same bytes, unless it was damaged since: it is replaced.
+    """
+    if data is None:
         yield
         return
+    known = (folder / data.name).exists()
     moved = data.replace(folder / data.name)
     try:
         sync(folder)
         yield
     except OSError:
-        moved.unlink()
+        if not known:
+            moved.unlink()
         raise
 
 
@@ -102,24 +107,37 @@ def _save(model: ir.Model, path: Path) -> Path | None:
 
 
 def _unload(model: ir.Model, path: Path) -> Path:
-    """Write the weights of a model to a file beside it, one at a time, and let it point there."""
-    ir.external_data.unload_from_model(model, path.parent, "data")
+    """Write the weights of a model to a file beside it, one at a time, and let it point there.
+
+    Strings stay in the message: ONNX has no other place for them.
+    """
+    values = [
+        value
+        for graph in model.graphs()
+        for value in graph.initializers.values()
+        if (tensor := value.const_value) is not None
+        and tensor.dtype != ir.DataType.STRING
+        and tensor.nbytes
+    ]
+    tensors = ir.external_data.convert_tensors_to_external(
+        [value.const_value for value in values if value.const_value is not None],
+        path.parent,
+        "data",
+    )
     written = path.with_name("data")
     data = path.with_name(f"{path.name}.{sha256(written)[:16]}.data")
     written.replace(data)
     sync(data)
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            if isinstance(tensor := value.const_value, ir.ExternalTensor):
-                value.const_value = ir.ExternalTensor(
-                    data.name,
-                    tensor.offset,
-                    tensor.length,
-                    tensor.dtype,
-                    shape=tensor.shape,
-                    name=str(tensor.name),
-                    base_dir=path.parent,
-                )
+    for value, tensor in zip(values, tensors, strict=True):
+        value.const_value = ir.ExternalTensor(
+            data.name,
+            tensor.offset,
+            tensor.length,
+            tensor.dtype,
+            shape=tensor.shape,
+            name=str(tensor.name),
+            base_dir=path.parent,
+        )
     return data
 
 

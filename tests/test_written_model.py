@@ -134,6 +134,56 @@ def test_large_model_gets_an_external_file(tmp_path: Path, monkeypatch: pytest.M
         assert data.stat().st_size == 32 * 32 * 4
 
 
+@pytest.mark.parametrize("damage", [b"\0" * 32 * 32 * 4, b"short"])
+def test_data_that_were_damaged_are_written_again(
+    damage: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fqonnx.written_model, "_EXTERNAL_BYTES", 100)
+    path = tmp_path / "model.onnx"
+    save_model(linear(2.0), path, accept)
+    (data,) = tmp_path.glob("model.onnx.*.data")
+    data.write_bytes(damage)
+    save_model(linear(2.0), path, accept)
+    assert scale_of(path) == 2.0
+    assert names(tmp_path) == ["model.onnx", data.name]
+
+
+def test_a_model_that_cannot_get_its_name_leaves_the_data_of_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fqonnx.written_model, "_EXTERNAL_BYTES", 100)
+    path = tmp_path / "model.onnx"
+    save_model(linear(2.0), path, accept)
+    for scale in (2.0, 3.0):
+        with (
+            pytest.raises(ModelError, match="cannot be written"),
+            monkeypatch.context() as patch,
+            written_model(linear(scale), path) as temporary,
+        ):
+            patch.setattr(fqonnx.written_model, "sync", lambda folder: temporary.unlink())
+        assert scale_of(path) == 2.0
+        assert len(names(tmp_path)) == 2
+
+
+def test_strings_stay_in_a_message_whose_weights_are_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fqonnx.written_model, "_EXTERNAL_BYTES", 100)
+    model = model_from_text(
+        f"{HEADER} g (float[N, 32] x) => (float[N, 32] y, string[2] z) "
+        "{ y = MatMul(x, w) z = Identity(s) }",
+        w=np.eye(32, dtype=np.float32),
+    )
+    words = model.graph.node(1).inputs[0]
+    assert words is not None
+    words.const_value = ir.StringTensor([b"one", b"two"], shape=ir.Shape([2]), name="s")
+    model.graph.register_initializer(words)
+    save_model(model, tmp_path / "model.onnx", lambda path: check_file(path, "the model"))
+    y, z = Session(tmp_path / "model.onnx", "model").run({"x": np.ones((1, 32), np.float32)})
+    assert (y == 1.0).all()
+    assert list(z) == ["one", "two"]
+
+
 @pytest.mark.parametrize("limit", [1 << 30, 100])
 def test_model_with_external_weights_is_saved_elsewhere(
     limit: int, external: Path, monkeypatch: pytest.MonkeyPatch
