@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fqonnx.errors import FqonnxError, first_line
+from fqonnx.files import regular
 from fqonnx.native_file import LibraryNeeds
 
 MANIFEST = "bundle.json"
@@ -115,10 +116,11 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises:
         BundleError: There is none, or it is not one of this format.
+        ConfigError: It is a device or a pipe.
     """
     path = folder / MANIFEST
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        said = json.loads(regular(path).read_text(encoding="utf-8"))
         if isinstance(said, dict) and said.get("format") != FORMAT:
             raise ValueError(f"format {said.get('format')!r}, expected {FORMAT}")
         manifest = typing.cast(Manifest, _made(Manifest, said, "the file"))

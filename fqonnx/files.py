@@ -1,15 +1,32 @@
-"""Files and folders on disk: written whole, hashed, synced, and held by one process."""
+"""Files and folders on disk: read, written whole, hashed, synced, and held by one process."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fqonnx.errors import ConfigError
+
+
+def regular(path: Path) -> Path:
+    """Return a path that is to be read, if reading it comes to an end.
+
+    What is not there, or is a folder, is for the reader to tell.
+
+    Raises:
+        ConfigError: It is a device or a pipe, which could be waited for without end.
+    """
+    with suppress(OSError):
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            found = "it is a device or a pipe, expected a file"
+            raise ConfigError(str(path), found, "Save it to a file")
+    return path
 
 
 def write_whole(path: Path, content: bytes, hint: str) -> None:
@@ -40,7 +57,7 @@ def write_whole(path: Path, content: bytes, hint: str) -> None:
 
 def sha256(path: Path) -> str:
     """Return the hash of a file."""
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -70,23 +87,48 @@ def held(folder: Path, found: str, hint: str) -> Iterator[None]:
     Raises:
         ConfigError: Another process has it, or it cannot be made.
     """
-    created = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        created = [path for path in (folder, *folder.parents) if not path.exists()]
+        descriptor = _locked(folder)
+    except BlockingIOError as error:
+        raise ConfigError(str(folder), found, f"Wait for its end. {hint}, to run both") from error
     except OSError as error:
         raise ConfigError(str(folder), f"cannot be written: {error}", hint) from error
     try:
-        with suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ConfigError(
-                    str(folder), found, f"Wait for its end. {hint}, to run both"
-                ) from error
         yield
     finally:
-        os.close(descriptor)
         with suppress(OSError):  # something is in it
             for path in created:
                 path.rmdir()
+        os.close(descriptor)
+
+
+def _locked(folder: Path) -> int:
+    """Make a folder and lock it; return its descriptor, whose end is that of the lock.
+
+    Raises:
+        BlockingIOError: Another process has it.
+        OSError: It cannot be made.
+    """
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # who had it has removed it meanwhile
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                _lock(descriptor)
+                if os.path.samestat(os.fstat(descriptor), folder.stat()):
+                    return descriptor
+            except OSError:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    """Lock a folder, on a file system that has locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass

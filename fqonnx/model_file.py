@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from fqonnx.errors import ConfigError, ModelError, first_line, origin
+from fqonnx.files import regular
 from fqonnx.model_checks import check_model, check_names, tensors
 
 MIN_OPSET = 13
@@ -24,13 +25,10 @@ def load_model(path: Path) -> ir.Model:
     Raises:
         ModelError: The file is not there, is not an ONNX model, is of an opset below 13, or is
             refused by `fqonnx.model_checks`.
+        ConfigError: It is a device or a pipe.
     """
-    if path.exists() and not path.is_dir() and not path.is_file():
-        raise ModelError(
-            str(path), "it is a device or a pipe, expected a file", "Save it to a file"
-        )
     try:
-        proto = onnx.load(path, load_external_data=False)
+        proto = onnx.load(regular(path), load_external_data=False)
         check_names(path, proto)
         with _silent("onnx_ir"):  # it warns of what is refused below
             model = ir.from_proto(proto)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from fqonnx.config import Override
 from fqonnx.errors import ConfigError, first_line
+from fqonnx.files import regular
 
 _TYPES: dict[str, tuple[type, ...]] = {"bits": (int,), "redundancy": (int, float)}
 _EXAMPLE = 'Write tables such as ["encoder.layer.0.*"] with bits = 4 or redundancy = 1.125'
@@ -26,10 +27,10 @@ def load_overrides(path: Path) -> tuple[Override, ...]:
     """Read a file.
 
     Raises:
-        ConfigError: It is no TOML, or holds something else; values are checked by `CompileConfig`.
+        ConfigError: It is no file or no TOML, or holds something else; `CompileConfig` checks values.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(regular(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(str(path), f"not read: {error.strerror}", "Name a TOML file") from error
     except ValueError as error:  # of TOML, or of UTF-8

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fqonnx.errors import DataError, first_line
+from fqonnx.files import regular
 
 
 def load_labels(path: Path, num_samples: int) -> NDArray[np.integer[Any]]:
@@ -17,10 +18,11 @@ def load_labels(path: Path, num_samples: int) -> NDArray[np.integer[Any]]:
 
     Raises:
         DataError: The file holds something else.
+        ConfigError: It is a device or a pipe.
     """
     advice = f"Save one integer a sample, {num_samples} in all, with numpy.save"
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             labels = np.load(file, allow_pickle=False)
     except FileNotFoundError as error:
         raise DataError(str(path), "no such file", "Check the path") from error

@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from fqonnx.errors import DataError, first_line
+from fqonnx.files import regular
 
 _INPUT = re.compile(r"input_(\d+)\.pb")
 
@@ -63,6 +64,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
 
     Raises:
         DataError: A file cannot be read.
+        ConfigError: One is a device or a pipe.
     """
     if not path.is_dir():
         return _read_npz(path)
@@ -98,7 +100,7 @@ def _name_at(file: Path, names: Sequence[str]) -> str:
 def _read_tensor(path: Path) -> tuple[str, NDArray[Any]]:
     tensor = onnx.TensorProto()
     try:
-        tensor.ParseFromString(path.read_bytes())
+        tensor.ParseFromString(regular(path).read_bytes())
         if tensor.external_data:
             raise ValueError("its data are in another file")
         if not isinstance(tensor.name, str):  # protobuf gives bytes for what is not UTF-8
@@ -114,7 +116,10 @@ def _read_tensor(path: Path) -> tuple[str, NDArray[Any]]:
 
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
+            if file.read(2) not in (b"PK", b"\x93N"):  # NumPy would advise to unpickle it
+                raise ValueError("it is no zip archive")
+            file.seek(0)
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("a single array, expected named ones")

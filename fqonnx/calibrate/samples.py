@@ -29,7 +29,8 @@ class Samples:
         source: ``file``, ``directory`` or ``synthetic``.
         feeds: One feed a batch.
         num_samples: Samples in all feeds.
-        digest: SHA-256 of the arrays, so that a report says what data it is about.
+        digest: SHA-256 of the arrays with their names, types and shapes, so that a report says
+            what data it is about.
     """
 
     source: str
@@ -43,8 +44,9 @@ class Samples:
         digest = hashlib.sha256()
         for feed in feeds:
             for name in sorted(feed):
-                digest.update(name.encode())
-                digest.update(np.ascontiguousarray(feed[name]).tobytes())
+                array = feed[name]
+                digest.update(repr((name, array.dtype.str, array.shape)).encode())
+                digest.update(np.ascontiguousarray(array).tobytes())
         return cls(source, tuple(feeds), num_samples, digest.hexdigest())
 
     @property

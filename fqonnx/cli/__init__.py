@@ -1,16 +1,22 @@
-"""The command line: ``fqonnx export | compile | diff | bisect | inspect | sweep | deploy …``."""
+"""The command line: ``fqonnx export | compile | diff | bisect | inspect | sweep | deploy …``.
+
+Exit codes: 1 for a threshold that is missed or what `fqonnx doctor` found, and for nothing else; 2
+for what a user can mend; 70 for a fault of fqonnx; 130 for an interruption; 141 where nobody reads
+what is printed.
+"""
 
 from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from importlib import import_module
 from typing import Any
 
 import click
 
 from fqonnx import __version__
-from fqonnx.cli.terminal import print_error
+from fqonnx.cli.terminal import drop_stdout, print_error
 from fqonnx.errors import FqonnxError, first_line
 
 _COMMANDS = ("export", "compile", "diff", "bisect", "inspect", "sweep", "deploy", "doctor")
@@ -69,9 +75,22 @@ class _Group(click.Group):
         except RecursionError:
             print_error("a chain of operators in the model is too long to follow: fold constants")
             sys.exit(2)
+        except OSError as error:  # a path that may not be looked at, or a disk that is full
+            drop_stdout()  # which may be what cannot be written
+            said = error.strerror or first_line(error)
+            if error.filename is not None:
+                said = f"{error.filename}: {said}"
+            print_error("; ".join([said, *_notes(error)]))
+            sys.exit(2)
         except KeyboardInterrupt as error:
             print_error("; ".join(["interrupted", *(_notes(error) or ["nothing was written"])]))
             sys.exit(130)
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except Exception:
+            traceback.print_exc()
+            print_error("a fault of fqonnx: please report it with the lines above")
+            sys.exit(70)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

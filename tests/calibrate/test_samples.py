@@ -101,6 +101,13 @@ def test_a_single_array_is_no_npz(tmp_path: Path) -> None:
     assert "numpy.savez" in error.hint
 
 
+@pytest.mark.parametrize("content", [b"x,y\n1,2\n", b"Plain text", b""])
+def test_text_is_not_to_be_unpickled(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "d.npz").write_bytes(content)
+    found = refused(tmp_path / "d.npz", X).found
+    assert found == "not readable as .npz: it is no zip archive"
+
+
 def test_a_file_cut_short(tmp_path: Path) -> None:
     path = written(tmp_path / "d.npz", x=numbered(100, 3))
     path.write_bytes(path.read_bytes()[:-40])
@@ -477,6 +484,12 @@ def test_digest_is_of_the_data(tmp_path: Path) -> None:
     assert first.digest == again.digest
     assert first.digest != other.digest
     assert len(first.digest) == 64
+
+
+def test_digest_is_of_shapes_and_types_too() -> None:
+    array = np.arange(16, dtype=np.float32)
+    arrays = [array.reshape(4, 4), array.reshape(2, 8), array.view(np.int32).reshape(4, 4)]
+    assert len({Samples.from_feeds("file", [{"x": array}], 4).digest for array in arrays}) == 3
 
 
 def test_digest_does_not_depend_on_the_order_of_inputs() -> None:

@@ -350,9 +350,17 @@ def test_mistakes_are_one_line_and_exit_2(
     assert set(folder.iterdir()) == before
 
 
-@pytest.mark.parametrize("error", [MemoryError("Unable to allocate 9 TiB"), RecursionError()])
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError("Unable to allocate 9 TiB"), "Unable to allocate 9 TiB"),
+        (RecursionError(), "a chain of operators"),
+        (PermissionError(13, "Permission denied", "a/file"), "a/file: Permission denied"),
+        (OSError(28, "No space left on device"), "error: No space left on device"),
+    ],
+)
 def test_limits_of_the_machine_are_one_line(
-    error: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error
@@ -362,8 +370,32 @@ def test_limits_of_the_machine_are_one_line(
     assert result.exit_code == 2
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
-    assert str(error) in result.stderr
+    assert message in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_a_fault_of_ours_is_no_missed_threshold(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("odd")
+
+    monkeypatch.setattr("fqonnx.cli.inspect.load_compiled", fail)
+    result = run("inspect", folder / "mlp.onnx")
+    assert result.exit_code == 70
+    assert "ZeroDivisionError: odd" in result.stderr
+
+
+def test_output_that_nobody_takes_is_no_missed_threshold(folder: Path) -> None:
+    command = [str(Path(sys.executable).with_name("fqonnx")), "inspect", str(folder / "mlp.onnx")]
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as closed, Path("/dev/full").open("wb") as full:
+        for stdout, code, said in ((closed, 141, ""), (full, 2, "error: No space left on dev")):
+            done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True)
+            assert done.returncode == code
+            assert done.stderr.startswith(said)
+            assert done.stderr.count("\n") == bool(said)
 
 
 def test_device_is_not_replaced_by_a_model(folder: Path) -> None:
