@@ -27,7 +27,8 @@ def load_overrides(path: Path) -> tuple[Override, ...]:
     """Read a file.
 
     Raises:
-        ConfigError: It is no file or no TOML, or holds something else; `CompileConfig` checks values.
+        ConfigError: It is no file or no TOML, or holds something else (`CompileConfig` checks the
+            values).
     """
     try:
         content = tomllib.loads(regular(path).read_text(encoding="utf-8"))

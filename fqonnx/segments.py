@@ -94,7 +94,8 @@ class SegmentedModel:
             if value.dtype is None or not is_numeric(value):
                 raise not_numeric(self._where, str(value.name), str(value.type))
             dims = [d if isinstance(d, int) else d.value for d in value.shape or ()]
-            infos.append(InputInfo(str(value.name), value.dtype.numpy(), tuple(dims)))
+            has_rank = value.shape is not None
+            infos.append(InputInfo(str(value.name), value.dtype.numpy(), tuple(dims), has_rank))
         return infos
 
     @property

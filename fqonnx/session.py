@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -38,11 +39,13 @@ class InputInfo:
         name: Name of the input.
         dtype: NumPy type of its elements.
         shape: One entry a dimension: a number, the name of a symbolic dimension, or None.
+        has_rank: Whether the model says how many dimensions there are; if not, the shape is empty.
     """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | str | None, ...]
+    has_rank: bool = True
 
 
 def num_samples(feed: Feed) -> int:
@@ -144,6 +147,9 @@ class Session:
                 else "Check the file with onnx.checker.check_model",
             ) from error
 
+        empty = {v.name for v in self._session.get_inputs() if not v.shape}
+        self._rankless = empty and empty & _inputs_without_shape(model)
+
     @property
     def inputs(self) -> list[InputInfo]:
         """The graph inputs, in order.
@@ -155,7 +161,8 @@ class Session:
         for value in self._session.get_inputs():
             if value.type not in _NUMPY_TYPES:
                 raise not_numeric(self._where, value.name, value.type)
-            infos.append(InputInfo(value.name, _NUMPY_TYPES[value.type], tuple(value.shape)))
+            dtype, has_rank = _NUMPY_TYPES[value.type], value.name not in self._rankless
+            infos.append(InputInfo(value.name, dtype, tuple(value.shape), has_rank))
         return infos
 
     @property
@@ -250,6 +257,14 @@ def _with_weights_in_files(model: ir.Model, folder: Path) -> bytes:
 def _reason(error: Exception) -> str:
     """Return what ONNX Runtime says, without the place in its sources."""
     return first_line(Exception(_SOURCE.sub("", str(error))))
+
+
+def _inputs_without_shape(model: Path | ir.Model) -> set[str]:
+    """Return what ONNX Runtime cannot tell from scalars."""
+    if isinstance(model, ir.Model):
+        return {str(value.name) for value in model.graph.inputs if value.shape is None}
+    inputs = onnx.load(model, load_external_data=False).graph.input
+    return {value.name for value in inputs if not value.type.tensor_type.HasField("shape")}
 
 
 def model_bytes(model: ir.Model) -> int:

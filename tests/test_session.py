@@ -13,6 +13,7 @@ import pytest
 import fqonnx.session
 from fqonnx.errors import ModelError
 from fqonnx.model_file import load_model
+from fqonnx.segments import SegmentedModel
 from fqonnx.session import InputInfo, Session, model_bytes, num_samples, runtime_version
 from support import mlp_model, model_from_text, model_pair
 
@@ -117,6 +118,15 @@ def test_input_without_numpy_type_is_an_error_of_the_model() -> None:
 def test_scalar_input_has_an_empty_shape() -> None:
     model = model_from_text(f"{HEADER} g (float x) => (float y) {{ y = Relu(x) }}")
     assert Session(model, "the model").inputs[0].shape == ()
+
+
+def test_input_without_a_shape_has_no_rank(tmp_path: Path) -> None:
+    model = model_from_text(f"{HEADER} g (float[] x, float s) => (float y) {{ y = Add(x, s) }}")
+    ir.save(model, tmp_path / "model.onnx")
+    sessions = [Session(m, "the model") for m in (model, tmp_path / "model.onnx")]
+    for session in (*sessions, SegmentedModel(model, "the model")):
+        assert [value.has_rank for value in session.inputs] == [False, True]
+        assert [value.shape for value in session.inputs] == [(), ()]
 
 
 def test_unknown_operator_is_an_error_of_the_model() -> None:

@@ -136,9 +136,12 @@ def _fitted(where: str, array: NDArray[Any], value: InputInfo, batched: bool) ->
             where, f"found {array.dtype}, the model takes {value.dtype}", "Convert the array"
         )
     first = 1 if batched else 0  # the axis of samples is not the graph's
-    if array.ndim != len(value.shape) or any(
-        isinstance(want, int) and want != have
-        for want, have in zip(value.shape[first:], array.shape[first:], strict=True)
+    if value.has_rank and (
+        array.ndim != len(value.shape)
+        or any(
+            isinstance(want, int) and want != have
+            for want, have in zip(value.shape[first:], array.shape[first:], strict=True)
+        )
     ):
         shape = ", ".join("?" if d is None else str(d) for d in value.shape)
         raise DataError(

@@ -38,7 +38,8 @@ def synthetic_samples(
         seed: Of the draw.
 
     Raises:
-        DataError: An input is so large that its samples would not fit into memory.
+        DataError: An input has no shape, or is so large that its samples would not fit into
+            memory.
     """
     rng = np.random.default_rng(seed)
     values = {str(value.name): value for value in model.graph.inputs}
@@ -72,6 +73,12 @@ def _batch(inputs: list[InputInfo]) -> int:
 
 
 def _draw(rng: np.random.Generator, info: InputInfo, batch: int, rows: int | None) -> NDArray[Any]:
+    if not info.has_rank:
+        raise DataError(
+            f"input {info.name!r}",
+            "the model does not say what shape it has: no synthetic samples can be drawn",
+            "Give samples, or export the model with a shape",
+        )
     shape = tuple(_size(axis, dim, batch) for axis, dim in enumerate(info.shape))
     if math.prod(shape) > _MOST_NUMBERS:
         raise DataError(

@@ -230,6 +230,11 @@ def test_drawing_leaves_the_global_generator_alone() -> None:
     assert np.array_equal(np.random.get_state()[1], before)  # noqa: NPY002
 
 
+def test_input_without_a_shape_is_refused() -> None:
+    with pytest.raises(DataError, match=r"'x': the model does not say what shape it has"):
+        only(any_model(), InputInfo("x", np.dtype(np.float32), (), has_rank=False))
+
+
 def test_input_that_would_fill_the_memory_is_refused() -> None:
     with pytest.raises(DataError, match=r"'x': synthetic samples of its shape .* too much memory"):
         only(any_model(), info("x", np.float32, 1 << 40, 4))

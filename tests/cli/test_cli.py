@@ -398,6 +398,19 @@ def test_output_that_nobody_takes_is_no_missed_threshold(folder: Path) -> None:
             assert done.stderr.count("\n") == bool(said)
 
 
+def test_a_model_whose_input_has_no_shape_takes_samples(folder: Path) -> None:
+    model = mlp_model()
+    model.graph.inputs[0].shape = None
+    ir.save(model, folder / "open.onnx")
+    found = run("compile", folder / "open.onnx", "--calibration", folder / "data.npz")
+    assert found.exit_code == 0
+    pair = (folder / "open.onnx", folder / "open-2bit.onnx")
+    assert run("diff", *pair, "--inputs", folder / "data.npz").exit_code == 0
+    found = run("compile", folder / "open.onnx")
+    assert found.exit_code == 2
+    assert "Give samples, or export the model with a shape" in found.stderr
+
+
 def test_device_is_not_replaced_by_a_model(folder: Path) -> None:
     os.mkfifo(folder / "pipe")
     result = run("compile", folder / "mlp.onnx", "-o", folder / "pipe")
