@@ -22,6 +22,7 @@ from fqonnx.calibrate import (
     load_samples,
     synthetic_samples,
 )
+from fqonnx.calibrate.sample_files import data_files
 from fqonnx.choose_bits import choose_bits
 from fqonnx.config import CompileConfig
 from fqonnx.diff import OutputDiff, Threshold, compare_models, output_kinds
@@ -93,7 +94,7 @@ def compile_model(
 
     with timed(timing, "load_s"):
         model = load_model(model_path)
-        sources = [*model_files(model_path, model), Path(calibration)]
+        sources = [*model_files(model_path, model), *data_files(calibration)]
         check_targets(output_files(output_path), sources)
         float_fault = find_fault(model_path)
         if float_fault is not None:

@@ -43,12 +43,15 @@ def batches(folder: Path) -> list[Path]:
     return found
 
 
-def data_files(path: Path) -> list[Path]:
-    """Return the files that samples are read from.
+def data_files(source: Path | str) -> list[Path]:
+    """Return the files that samples are read from; ``synthetic`` ones and ``none`` have no file.
 
     Raises:
         DataError: A folder holds none.
     """
+    if str(source) in ("synthetic", "none"):
+        return []
+    path = Path(source)
     if not path.is_dir():
         return [path]
     return [file for batch in batches(path) for file in (_inputs(batch) or [batch])]

@@ -8,6 +8,7 @@ from typing import get_args
 
 import click
 
+from fqonnx.calibrate.sample_files import data_files
 from fqonnx.cli.console import check_writable, print_compile_report, print_verdicts, track
 from fqonnx.cli.options import (
     calibration_option,
@@ -162,9 +163,10 @@ def compile_command(
     written = [path for path in (json_path, html_path) if path is not None]
     for path in written:
         check_writable(path)
+    read = [*data_files(calibration), *([] if config_path is None else [config_path])]
     if written:
-        sources = [*model_files(model, load_model(model)), *output_files(output), Path(calibration)]
-        check_targets(written, sources)
+        read += model_files(model, load_model(model))
+    check_targets([*output_files(output), *written], read)
     config = CompileConfig(
         bits=bits,
         target_bits=target_bits,

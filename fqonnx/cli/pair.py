@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from fqonnx.calibrate.sample_files import data_files
 from fqonnx.cli.console import check_writable
 from fqonnx.cli.options import (
     fail_over_option,
@@ -63,6 +64,6 @@ def load_pair(
     pair = ModelPair.load(
         float_path, compiled_path, inputs, labels=labels, kinds=kinds, mask_input=mask_input
     )
-    data = [Path(inputs)] if labels is None else [Path(inputs), labels]
+    data = [*data_files(inputs), *([] if labels is None else [labels])]
     check_targets(written, [*pair.files, *data])
     return pair

@@ -11,6 +11,7 @@ import click
 from rich.markup import escape
 from rich.table import Column, Table
 
+from fqonnx.calibrate.sample_files import data_files
 from fqonnx.cli.console import print_status, print_warnings, track
 from fqonnx.cli.options import (
     calibration_option,
@@ -165,7 +166,7 @@ def sweep_command(
     files = model_files(model, load_model(model))
     identity = sweep_identity(files, calibration, config)
     folder = SweepFolder(output or model.parent / f"{model.stem}-sweep", identity)
-    check_targets([folder.csv, folder.json, folder.png], [*files, Path(calibration)])
+    check_targets([folder.csv, folder.json, folder.png], [*files, *data_files(calibration)])
     if grid.frameless and redundancies != (1.0,):
         print_status(f"without a frame, at redundancy 1 only: {', '.join(grid.frameless)}")
 

@@ -398,6 +398,20 @@ def test_output_that_nobody_takes_is_no_missed_threshold(folder: Path) -> None:
             assert done.stderr.count("\n") == bool(said)
 
 
+@pytest.mark.parametrize("option", ["-o", "--json", "--report"])
+@pytest.mark.parametrize("target", ["batches/0.npz", "layers.toml"])
+def test_what_is_read_is_not_written_over(folder: Path, option: str, target: str) -> None:
+    (folder / "batches").mkdir()
+    np.savez(folder / "batches" / "0.npz", x=np.ones((4, 64), np.float32))
+    (folder / "layers.toml").write_text('["*"]\nbits = 3\n')
+    before = (folder / target).read_bytes()
+    options = ("--calibration", folder / "batches", "--config", folder / "layers.toml")
+    found = run("compile", folder / "mlp.onnx", *options, option, folder / target)
+    assert found.exit_code == 2
+    assert f"writing it would destroy {folder / target}" in found.stderr
+    assert (folder / target).read_bytes() == before
+
+
 def test_a_model_whose_input_has_no_shape_takes_samples(folder: Path) -> None:
     model = mlp_model()
     model.graph.inputs[0].shape = None
