@@ -198,14 +198,18 @@ def compile_command(
         track=track,
     )
     verdicts = judge(report.outputs, thresholds)
-    if json_path is not None:
-        write_whole(json_path, report.to_json().encode(), "Choose another file")
-    if html_path is not None:
-        compared = "synthetic" if calibration == "none" else calibration
-        pair = ModelPair.load(model, output, compared, part="held-back", mask_input=mask_input)
-        page = to_html(diff_models(pair, thresholds, track))
-        write_whole(html_path, page.encode(), "Choose another file")
-    print_compile_report(report, output)
-    print_verdicts(verdicts)
+    try:
+        if json_path is not None:
+            write_whole(json_path, report.to_json().encode(), "Choose another file")
+        print_compile_report(report, output)
+        print_verdicts(verdicts)
+        if html_path is not None:
+            compared = "synthetic" if calibration == "none" else calibration
+            pair = ModelPair.load(model, output, compared, part="held-back", mask_input=mask_input)
+            page = to_html(diff_models(pair, thresholds, track))
+            write_whole(html_path, page.encode(), "Choose another file")
+    except BaseException as error:
+        error.add_note(f"{output} is written; not all reports of it are")
+        raise
     if not all(verdict.met for verdict in verdicts):
         sys.exit(1)

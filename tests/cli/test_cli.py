@@ -16,6 +16,7 @@ from rich.console import Console
 
 from fqonnx.cli import main
 from fqonnx.cli.console import _layer_table
+from fqonnx.errors import ModelError
 from fqonnx.layer_store import LayerStore
 from fqonnx.quant_job import JobResult
 from fqonnx.report import LayerReport
@@ -161,6 +162,23 @@ def test_compile_is_a_gate(folder: Path) -> None:
     chosen = run(*given, "--fail-under", "cosine=0.97", "--auto")
     assert chosen.exit_code == 0
     assert "met: y: cosine is 0.9" in chosen.output
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ModelError("m", "broken", "Mend it")])
+def test_a_page_that_fails_leaves_the_model_and_says_so(
+    error: BaseException, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("fqonnx.cli.compile.diff_models", fail)
+    options = ("--calibration", "none", "--fail-under", "cosine=0.1", "--report")
+    found = run("compile", folder / "mlp.onnx", *options, folder / "page.html")
+    assert found.exit_code == (130 if isinstance(error, KeyboardInterrupt) else 2)
+    output = folder / "mlp-2bit.onnx"
+    assert f"{output} is written; not all reports of it are" in found.stderr
+    assert output.is_file()
+    assert "met: y: cosine is" in found.stdout
 
 
 @pytest.mark.parametrize(
