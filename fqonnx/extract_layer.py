@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def extract_layer(pair: ModelPair, layer: CompiledLayer, folder: Path) -> None:
     Args:
         pair: The models, and what they run on.
         layer: One of the pair's layers.
-        folder: Where; made if need be.
+        folder: Where; made if need be, and whole or not at all.
 
     Raises:
         ConfigError: The folder holds something, or cannot be written.
@@ -36,8 +37,7 @@ def extract_layer(pair: ModelPair, layer: CompiledLayer, folder: Path) -> None:
     nodes = [source.node, *([] if source.add is None else [source.add])]
     inputs = sorted({*_read(nodes), *_read(layer.nodes)})
     output = str(layer.output.name)
-    if folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(str(folder), "the folder is not empty", "Name one that is not there")
+    check_folder(folder)
     measured = pair.model.clone()
     values = ir.convenience.create_value_mapping(measured.graph)
     taken = [name for name in inputs if not values[name].is_graph_input()]
@@ -46,18 +46,35 @@ def extract_layer(pair: ModelPair, layer: CompiledLayer, folder: Path) -> None:
     if taken:
         (found,) = open_model(measured, str(pair.float_path)).run_all([feed], taken)
         feed.update(zip(taken, found, strict=True))
-    for name, model in (("float.onnx", pair.model), ("compiled.onnx", pair.compiled)):
-        part = model.clone()
-        part.graph = ir.convenience.extract(part.graph, inputs, [output])
-        remove_unused_functions(part)
-        with written_model(part, folder / name):
-            pass
+    part = folder.resolve().with_name(f".{folder.resolve().name}.part")
     try:
-        (folder / "inputs").mkdir()
+        shutil.rmtree(part, ignore_errors=True)  # what a killed process left
+        (part / "inputs").mkdir(parents=True)
+        for name, model in (("float.onnx", pair.model), ("compiled.onnx", pair.compiled)):
+            alone = model.clone()
+            alone.graph = ir.convenience.extract(alone.graph, inputs, [output])
+            remove_unused_functions(alone)
+            with written_model(alone, part / name):
+                pass
         arrays: dict[str, Any] = {name: feed[name] for name in inputs}
-        np.savez(folder / "inputs" / "batch.npz", **arrays)
+        np.savez(part / "inputs" / "batch.npz", **arrays)
+        part.replace(folder)
     except OSError as error:
         raise ConfigError(str(folder), f"not written: {error}", "Name another folder") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that a layer cannot be written to.
+
+    Raises:
+        ConfigError: It holds something, or is none.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(str(folder), "it is a file", "Name a folder that is not there")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(str(folder), "the folder is not empty", "Name one that is not there")
 
 
 def _read(nodes: Iterable[ir.Node]) -> set[str]:

@@ -168,4 +168,4 @@ def _data_files(path: Path) -> list[Path]:
 
 
 def _unwritable(path: Path, error: OSError) -> ModelError:
-    return ModelError(str(path), f"cannot be written: {error}", "Choose another place with -o")
+    return ModelError(str(path), f"cannot be written: {error}", "Choose another place")

@@ -14,7 +14,7 @@ from fqonnx.cli.console import megabytes, print_verdicts, track
 from fqonnx.cli.pair import FILE, load_pair, pair_options
 from fqonnx.cli.terminal import console
 from fqonnx.diff import Kind, Threshold
-from fqonnx.extract_layer import extract_layer
+from fqonnx.extract_layer import check_folder, extract_layer
 from fqonnx.files import write_whole
 
 _SHOWN = 10  # layers, those that are restored and the worst of the others
@@ -42,6 +42,8 @@ def bisect_command(
     extract: Path | None,
 ) -> None:
     """Find the fewest layers of COMPILED that must stay float to meet the thresholds."""
+    if extract is not None:
+        check_folder(extract)
     pair = load_pair(
         float_path,
         compiled_path,

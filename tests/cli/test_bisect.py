@@ -63,6 +63,32 @@ def test_the_worst_layer_can_be_taken_out(folder: Path, tmp_path: Path) -> None:
     assert f"fqonnx diff {part}/float.onnx {part}/compiled.onnx" in found.output
     models = (part / "float.onnx", part / "compiled.onnx")
     assert run("diff", *models, "--inputs", part / "inputs").exit_code == 0
+    assert list(tmp_path.iterdir()) == [part]
+
+
+@pytest.mark.parametrize("content", [None, "a file"])
+def test_a_folder_that_is_taken_is_refused_before_any_work(
+    content: str | None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fqonnx.cli.bisect.load_pair", None)
+    taken = tmp_path if content is None else tmp_path / "name"
+    (tmp_path / "name").write_text("a file")
+    found = bisect(folder, "--fail-under", "cosine=0.97", "--extract", taken)
+    assert found.exit_code == 2
+    assert str(taken) in found.stderr
+
+
+def test_a_layer_that_cannot_be_written_leaves_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    found = bisect(folder, "--fail-under", "cosine=0.97", "--extract", tmp_path / "part")
+    assert found.exit_code == 2
+    assert "Name another folder" in found.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
