@@ -17,10 +17,11 @@ from fqonnx.calibrate import (
 )
 from fqonnx.calibrate.samples import Part
 from fqonnx.diff import Kind, Labels, OutputKind, output_kinds
-from fqonnx.errors import ModelError
+from fqonnx.errors import ConfigError, ModelError
 from fqonnx.model_file import load_model, model_files
 from fqonnx.passes import CompiledLayer, SelectWeightsPass, compiled_layers, normalize
 from fqonnx.passes.verify import frame_faults
+from fqonnx.runtime_ops import DOMAIN
 from fqonnx.segments import open_model
 
 
@@ -83,6 +84,12 @@ class ModelPair:
             FqonnxError: A model, the data or an option is not usable.
         """
         model, compiled = load_model(float_path), load_compiled(compiled_path)
+        if any(node.domain == DOMAIN for node in model.graph.all_nodes()):
+            raise ModelError(str(float_path), "it is a compiled model", "Give the float one first")
+        if labels is not None and str(inputs) == "synthetic":
+            raise ConfigError(
+                "--labels", "synthetic inputs have no right classes", "Give the labels' own inputs"
+            )
         files = [*model_files(float_path, model), *model_files(compiled_path, compiled)]
         infos = open_model(float_path, str(float_path)).inputs
         if str(inputs) == "synthetic":  # others than a calibration draws

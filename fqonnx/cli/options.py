@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import cast, get_args
 
@@ -23,11 +24,17 @@ def _thresholds(
             found = f"{value!r}: the metric is one of {', '.join(known)}"
             raise click.BadParameter(found, ctx, param)
         try:
-            parsed.append(Threshold(metric, float(number)))
+            parsed.append(Threshold(metric, _finite(number)))
         except ValueError:
             found = f"{value!r}: expected a number, as in {metric}=0.9"
             raise click.BadParameter(found, ctx, param) from None
     return parsed
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(text)
+    return number
 
 
 def _kinds(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, Kind]:

@@ -183,6 +183,21 @@ def test_without_a_noise_floor_there_is_a_warning(
     assert "met: y: cosine is 0.9" in result.stdout
 
 
+def test_compiled_first_is_refused(folder: Path) -> None:
+    compiled = folder / "c.onnx"
+    command = ("compile", "float.onnx", "-o", str(compiled), "--calibration", "none")
+    assert CliRunner().invoke(main, command).exit_code == 0
+    result = diff("--fail-under", "cosine=0.1", models=(compiled, "float.onnx"))
+    assert result.exit_code == 2
+    assert f"{compiled}: it is a compiled model. Give the float one first" in result.stderr
+
+
+def test_labels_are_not_of_synthetic_inputs(folder: Path) -> None:
+    result = diff("--labels", "labels.npy", "--inputs", "synthetic")
+    assert result.exit_code == 2
+    assert "synthetic inputs have no right classes" in result.stderr
+
+
 MISTAKES = [
     (("--labels", "absent.npy"), "absent.npy: no such file"),
     (("--labels", "short.npy", "--kind", "y=classes"), "short.npy: it is int64(39,), expected"),
@@ -233,6 +248,8 @@ def test_mistakes_are_one_line_and_exit_2(
         ("--fail-over", "flip_rate", "expected a number, as in flip_rate="),
         ("--fail-over", "kl_mean=low", "expected a number, as in kl_mean="),
         ("--fail-under", "", "the metric is one of"),
+        ("--fail-under", "cosine=nan", "expected a number, as in cosine="),
+        ("--fail-over", "kl_mean=inf", "expected a number, as in kl_mean="),
         ("--kind", "classes", "expected OUTPUT=KIND, the kind one of numbers, classes, tokens"),
         ("--kind", "=classes", "expected OUTPUT=KIND"),
         ("--kind", "y=class", "expected OUTPUT=KIND"),
