@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +41,10 @@ class DaskExecutor:
     def machines(self) -> list[str]:
         """Return what decides the last digits, of all kinds of workers that there are."""
         with self._client() as client:
-            return sorted(set(client.run(numerics).values()))
+            try:
+                return sorted(set(client.run(numerics).values()))
+            except Exception as error:  # whatever a worker raised
+                raise self._failed(error) from error
 
     def run(self, tasks: Sequence[AnyTask]) -> Generator[tuple[AnyTask, JobResult]]:
         """Yield tasks with their results; no more are sent than keep the workers busy."""
@@ -80,7 +84,8 @@ class DaskExecutor:
         """Connect to the cluster.
 
         Raises:
-            ConfigError: Dask is not installed, or there is no cluster with workers.
+            ConfigError: Dask is not installed, there is no cluster with workers, or it is gone
+                before the block ends.
         """
         dask, distributed = _imported("dask"), _imported("distributed")
         # Arrays travel with their job, so that it can run again when a worker is lost.
@@ -101,7 +106,17 @@ class DaskExecutor:
                         f"the cluster at {self.address} has no workers",
                         "Start some with dask worker",
                     )
-                yield client
+                try:
+                    yield client
+                except (CancelledError, distributed.comm.CommClosedError, TimeoutError) as error:
+                    raise self._failed(error) from error
+
+    def _failed(self, error: BaseException) -> ConfigError:
+        return ConfigError(
+            "executor",
+            f"the cluster at {self.address} failed: {first_line(error)}",
+            "Start its scheduler, and its workers with fqonnx[dask] of this version",
+        )
 
 
 def _imported(name: str) -> Any:

@@ -18,6 +18,7 @@ from fqonnx.executor import LocalExecutor
 from fqonnx.quant_job import JobShape, QuantJob
 from support import mlp_model
 
+dask = pytest.importorskip("dask", reason="fqonnx[dask] is not installed")
 distributed = pytest.importorskip("distributed", reason="fqonnx[dask] is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of what Dask is made of
 
@@ -86,13 +87,37 @@ def test_kinds_of_machines_are_told(executor: DaskExecutor) -> None:
     assert executor.machines() == LocalExecutor().machines()
 
 
+def test_scheduler_that_is_lost_is_said() -> None:
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, dashboard_address=None, memory_limit=0
+        ) as cluster,
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+    ):
+        address = cluster.scheduler_address.replace("tcp://", "dask://")
+        results = DaskExecutor(address).run([Task(number) for number in range(8)])
+        next(results)
+        cluster.close()
+        with pytest.raises(ConfigError, match=r"the cluster at .* failed: .*Start its scheduler"):
+            list(results)
+
+
+def test_worker_without_this_package_is_said(
+    executor: DaskExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent() -> str:
+        raise ModuleNotFoundError("No module named 'fqonnx'")
+
+    monkeypatch.setattr("fqonnx.dask_executor.numerics", absent)
+    with pytest.raises(ConfigError, match=r"failed: No module named 'fqonnx'.*fqonnx\[dask\]"):
+        executor.machines()
+
+
 @pytest.mark.parametrize(
     ("address", "message"),
     [("tcp://localhost:8786", "dask://HOST:PORT"), ("dask://127.0.0.1:9", "no scheduler at")],
 )
 def test_address_that_is_none(address: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import dask
-
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
         pytest.raises(ConfigError, match=message),
