@@ -100,9 +100,16 @@ class LayerStore:
         return _read(path)
 
 
+def work_folder(output_path: Path) -> Path:
+    """Return the hidden folder beside an output where a compilation has what it works with."""
+    return output_path.with_name(f".{output_path.name}.layers")
+
+
 @contextmanager
 def kept_layers(output_path: Path, identity: Mapping[str, Any]) -> Iterator[LayerStore]:
-    """Keep the results of a compilation in a hidden folder beside its output until that is there.
+    """Keep the results of a compilation in its `work_folder` until the output is there.
+
+    Folders in it are those of a run: they go at its end, or at the start of the next.
 
     Args:
         output_path: The output.
@@ -111,13 +118,15 @@ def kept_layers(output_path: Path, identity: Mapping[str, Any]) -> Iterator[Laye
     Raises:
         ConfigError: Another compilation is writing there, or the folder cannot be made.
     """
-    folder = output_path.with_name(f".{output_path.name}.layers")
+    folder = work_folder(output_path)
     hint = "Choose another place with -o"
     with held(folder, "another compilation is writing it", hint):
         store = LayerStore(folder, identity)
+        _remove_folders(folder)  # what a killed process left
         try:
             yield store
         except BaseException as error:
+            _remove_folders(folder)
             if len(store):
                 error.add_note(
                     f"{len(store)} quantized weights are kept in {folder}: the same command goes "
@@ -125,6 +134,12 @@ def kept_layers(output_path: Path, identity: Mapping[str, Any]) -> Iterator[Laye
                 )
             raise
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_folders(parent: Path) -> None:
+    for path in parent.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _described(result: JobResult) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

@@ -30,7 +30,7 @@ from fqonnx.errors import ConfigError
 from fqonnx.executor import Executor, LocalExecutor
 from fqonnx.files import digest_of
 from fqonnx.layer_reports import layer_reports, model_report
-from fqonnx.layer_store import kept_layers
+from fqonnx.layer_store import kept_layers, work_folder
 from fqonnx.machine import processor
 from fqonnx.model_file import check_file, check_targets, find_fault, load_model, model_files
 from fqonnx.passes import (
@@ -102,15 +102,13 @@ def compile_model(
                 "the compiled file is not checked, since the float model does not pass "
                 f"onnx.checker either: {float_fault}"
             )
-        folder = next(parent for parent in output_path.absolute().parents if parent.is_dir())
+        folder = work_folder(output_path)
         opened = functools.partial(open_model, folder=folder, track=track)
         float_model = opened(model_path, str(model_path))
         inputs, output_names = float_model.inputs, float_model.output_names
         mask_input = find_mask_input(inputs, config.mask_input)
         signature, kinds = graph_signature(model), output_kinds(model)
         used, compared = _samples(str(calibration), model, float_model, config, warnings)
-        # A model that does not run is found here.
-        next(float_model.run_all(compared.feeds[:1], float_model.numeric_outputs))
         selected = _select(model, config, warnings)
         if not selected.layers:
             warnings.append("no layer was quantized: the report says why for each node")
@@ -119,7 +117,6 @@ def compile_model(
     calibrated = Calibration(
         used, mask_input, config.device, timing, track, str(model_path), folder
     )
-    del float_model  # its weights would be in memory while others are quantized
 
     def compare(compiled: Runnable) -> list[OutputDiff]:
         return compare_models(
@@ -143,6 +140,9 @@ def compile_model(
             **collect_versions(),
         }
     with kept_layers(output_path, identity) as store:
+        with timed(timing, "load_s"):  # a model that does not run is found here
+            next(float_model.run_all(compared.feeds[:1], float_model.numeric_outputs))
+        del float_model  # its weights would be in memory while others are quantized
         workshop = Workshop(executor, store)
         if config.target_bits is not None or meet:
             overrides = choose_bits(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import fqonnx.layer_store
 from fqonnx.errors import ConfigError, ModelError
 from fqonnx.frames import HadamardFrame, IdentityFrame
-from fqonnx.layer_store import LayerStore, StoredArray, kept_layers
+from fqonnx.layer_store import LayerStore, StoredArray, kept_layers, work_folder
 from fqonnx.quant import Guarantee, PackedWeight, SquaredErrors
 from fqonnx.quant_job import JobResult
 from support import fusion_frame, random_weight
@@ -152,6 +152,23 @@ def test_folder_without_results_goes_either_way(tmp_path: Path) -> None:
         raise ValueError("no")
     assert not hasattr(info.value, "__notes__")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_of_a_killed_run_go(tmp_path: Path) -> None:
+    output = tmp_path / "out.onnx"
+    left = work_folder(output) / ".fqonnx-1"
+    left.mkdir(parents=True)
+    (left / "0-0.npy").write_bytes(b"activations")
+
+    def run() -> None:
+        with kept_layers(output, {}):
+            assert not left.exists()
+            left.mkdir()  # its owner lives as long as the traceback
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        run()
+    assert list(left.parent.iterdir()) == []
 
 
 def test_one_compilation_at_a_time(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -229,8 +230,8 @@ def test_what_is_on_disk_goes_when_a_run_is_left(small: Path) -> None:
     outputs.close()
 
 
-ASKED_TO_END = """
-import os, signal, sys
+ENDED = """
+import os, sys
 from fqonnx import segments
 from fqonnx.cli import main
 
@@ -238,22 +239,35 @@ store = segments.Relay._store
 
 def store_and_end(*arguments):
     store(*arguments)
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), int(sys.argv[1]))
 
 segments.SEGMENT_BYTES, segments.Relay._store = 1, store_and_end
-main(sys.argv[1:])
+main(sys.argv[2:])
 """
+
+
+def ended(folder: Path, number: signal.Signals) -> subprocess.CompletedProcess[str]:
+    """Send a process a signal when it has activations on disk."""
+    script = [sys.executable, "-P", "-c", ENDED, str(int(number))]
+    command = ["compile", str(folder / "mlp.onnx"), "-o", str(folder / "out.onnx")]
+    return subprocess.run([*script, *command], capture_output=True, text=True, check=False)
 
 
 def test_nothing_stays_on_disk_of_a_command_that_is_asked_to_end(tmp_path: Path) -> None:
     ir.save(mlp_model(), tmp_path / "mlp.onnx")
-    command = [sys.executable, "-P", "-c", ASKED_TO_END, "compile", str(tmp_path / "mlp.onnx")]
-    found = subprocess.run(
-        [*command, "-o", str(tmp_path / "out.onnx")], capture_output=True, text=True, check=False
-    )
+    found = ended(tmp_path, signal.SIGTERM)
     assert found.returncode == 130, found.stderr
     assert "interrupted" in found.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mlp.onnx"]
+
+
+def test_what_a_killed_command_leaves_goes_with_the_next(tmp_path: Path) -> None:
+    ir.save(mlp_model(), tmp_path / "mlp.onnx")
+    assert ended(tmp_path, signal.SIGKILL).returncode == -signal.SIGKILL
+    left = {"mlp.onnx", ".out.onnx.layers"}
+    assert {path.name for path in tmp_path.iterdir()} == left
+    compile_model(tmp_path / "mlp.onnx", tmp_path / "out.onnx", calibration="none")
+    assert {path.name for path in tmp_path.iterdir()} == {"mlp.onnx", "out.onnx"}
 
 
 def test_a_value_goes_from_disk_behind_its_last_reader(small: Path) -> None:
