@@ -28,6 +28,12 @@ from fqonnx.session import Session
 from support import shared_data
 
 TOOLS = Path(__file__).parents[1] / "tools"
+SCRIPTS = [
+    path.name
+    for path in sorted(TOOLS.glob("*.py"))
+    if "__main__" in path.read_text(encoding="utf-8")
+    and path.name != "fuzz_loader.py"  # whose arguments are libFuzzer's
+]
 
 
 def test_sentences_are_many_and_always_the_same() -> None:
@@ -37,14 +43,7 @@ def test_sentences_are_many_and_always_the_same() -> None:
     assert docstrings.sentences(seed=1) != first
 
 
-@pytest.mark.parametrize(
-    "script",
-    [
-        *("architecture_table.py", "backend_models.py", "decoder.py", "demo.py", "feedback.py"),
-        *("gpu_check.py", "large_models.py", "quality.py", "redundancy.py", "sigma_delta.py"),
-        *("speed.py", "startup.py"),
-    ],
-)
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts_say_what_they_do(script: str) -> None:
     command = [sys.executable, str(TOOLS / script), "--help"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True)
