@@ -45,8 +45,7 @@ def notes_on_codes(layers: Sequence[LayerReport], config: CompileConfig) -> Iter
         yield (
             f"{count['trellis']} layers have trellis codes: ONNX Runtime without the library of "
             "operators unpacks them to 8 bits a weight when it loads the file, and takes 25 to 30 "
-            "bytes a weight for that; codebook 'scalar', or target 'ort-stock', keeps weights "
-            "packed there"
+            "bytes a weight for that; codebook 'scalar' keeps weights packed there"
         )
     if config.chooses_codebook or config.codebook == "trellis":
         reasons = Counter(_why_scalar(x, config) for x in layers if x.codebook == "scalar")
