@@ -36,9 +36,10 @@ PAGE = """# Models larger than memory
 Compiled under a limit of {limit:g} GiB on memory of its own (`RLIMIT_DATA`: everything that is no
 file), which a process that wants more does not get. Decoders like Llama in float16 with random
 weights (`tools/decoder.py`). *Own memory* is the largest `RssAnon` that was seen, every 20 ms;
-*with files* the largest resident set, in which the kernel counts pages of model files that it takes
-back when it needs them. Calibration is {samples} samples of {length} tokens, a comparison two or
-more.
+*with files* the largest resident set, in which the kernel counts pages of model files that it
+takes back when it needs them. Calibration is {samples} samples of {length} tokens, a comparison
+two or more.
+
 {machine}, {versions}.
 
 {head}
