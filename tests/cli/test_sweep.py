@@ -97,6 +97,8 @@ def test_end_to_end_then_more_points_then_another_seed(folder: Path) -> None:
         "point 1 of 3: auto, 2 bits, redundancy 1",
         "point 2 of 3: auto, 2 bits, redundancy 1.25",
         "point 3 of 3: rtn, 2 bits, redundancy 1",
+        "warning: 3 layers have scalar codes: whole tiles of a trellis would take more than an "
+        "eighth more",
     ]
     out = folder / "mlp-sweep"
     assert sorted(path.name for path in out.iterdir()) == ["sweep.csv", "sweep.json", "sweep.png"]
