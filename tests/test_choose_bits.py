@@ -60,7 +60,7 @@ def test_thresholds_are_met_with_fewer_bits_than_a_uniform_choice(folder: Path) 
     def cosine(config: CompileConfig, *meet: Threshold) -> tuple[float, float]:
         paths = folder / "float.onnx", folder / "out.onnx"
         report = compile_model(*paths, config, calibration=folder / "data.npz", meet=meet)
-        assert report.warnings == []
+        assert all("layers have scalar codes: " in warning for warning in report.warnings)
         return report.outputs[0].cosine, report.model.bits_per_weight or 0.0
 
     uniform = [cosine(CompileConfig(bits=bits)) for bits in (1, 2, 3, 4)]
