@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from fqonnx.errors import ConfigError
+from fqonnx.files import part_folder
 from fqonnx.model_pair import ModelPair
 from fqonnx.passes import CompiledLayer
 from fqonnx.passes.constants import constant
@@ -46,23 +46,20 @@ def extract_layer(pair: ModelPair, layer: CompiledLayer, folder: Path) -> None:
     if taken:
         (found,) = open_model(measured, str(pair.float_path)).run_all([feed], taken)
         feed.update(zip(taken, found, strict=True))
-    part = folder.resolve().with_name(f".{folder.resolve().name}.part")
+    arrays: dict[str, Any] = {name: feed[name] for name in inputs}
     try:
-        shutil.rmtree(part, ignore_errors=True)  # what a killed process left
-        (part / "inputs").mkdir(parents=True)
-        for name, model in (("float.onnx", pair.model), ("compiled.onnx", pair.compiled)):
-            alone = model.clone()
-            alone.graph = ir.convenience.extract(alone.graph, inputs, [output])
-            remove_unused_functions(alone)
-            with written_model(alone, part / name):
-                pass
-        arrays: dict[str, Any] = {name: feed[name] for name in inputs}
-        np.savez(part / "inputs" / "batch.npz", **arrays)
-        part.replace(folder)
+        with part_folder(folder) as part:
+            for name, model in (("float.onnx", pair.model), ("compiled.onnx", pair.compiled)):
+                alone = model.clone()
+                alone.graph = ir.convenience.extract(alone.graph, inputs, [output])
+                remove_unused_functions(alone)
+                with written_model(alone, part / name):
+                    pass
+            (part / "inputs").mkdir()
+            np.savez(part / "inputs" / "batch.npz", **arrays)
+            part.replace(folder)
     except OSError as error:
         raise ConfigError(str(folder), f"not written: {error}", "Name another folder") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def check_folder(folder: Path) -> None:

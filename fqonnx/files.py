@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -53,6 +54,25 @@ def write_whole(path: Path, content: bytes, hint: str) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def part_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder ``.<name>.part`` beside a path, which goes when the block ends.
+
+    What is to take the path's name is made there. What a killed process left there is removed.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    path = path.absolute()
+    folder = path.with_name(f".{path.name}.part")
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sha256(path: Path) -> str:

@@ -17,12 +17,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from fqonnx.errors import ModelError
 from fqonnx.model_file import load_model
 from fqonnx.passes.infer_types import infer_types
 from fqonnx.passes.split import Segment, is_numeric, split
 from fqonnx.progress import Track, silent
-from fqonnx.session import Feed, InputInfo, Runnable, Session, not_numeric
+from fqonnx.session import Feed, InputInfo, Runnable, Session, no_place, not_numeric
 
 SEGMENT_BYTES = 1 << 27  # of weights in float32
 WHOLE_BYTES = 1 << 30  # of a model that is compared as a user would run it
@@ -245,11 +244,8 @@ class Relay:
             for name, array in arrays.items():
                 np.save(self._path(index, name), array, allow_pickle=False)
         except OSError as error:
-            raise ModelError(
-                str(self._folder or self._parent or tempfile.gettempdir()),
-                f"no place for the activations between segments of {self._where}: {error}",
-                "Free some, or set TMPDIR to a folder with more",
-            ) from error
+            what = f"the activations between segments of {self._where}"
+            raise no_place(self._folder or self._parent, what, error) from error
 
     def _path(self, index: int, name: str) -> Path:
         if self._folder is None:

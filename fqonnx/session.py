@@ -133,11 +133,7 @@ class Session:
                     options.add_session_config_entry(_EXTERNAL_FOLDER, "/")
                     self._session = opened(_with_weights_in_files(model, Path(place)))
         except OSError as error:
-            raise ModelError(
-                str(folder or tempfile.gettempdir()),
-                f"no place for the weights of {where}: {error}",
-                "Free some, or set TMPDIR to a folder with more",
-            ) from error
+            raise no_place(folder, f"the weights of {where}", error) from error
         except Exception as error:  # ORT's exceptions share no base class of their own
             raise ModelError(
                 where,
@@ -220,6 +216,12 @@ def not_numeric(where: str, name: str, found: str) -> ModelError:
         f"input {name!r} is {found}, expected a tensor of numbers",
         "Cut the model behind what makes numbers of it",
     )
+
+
+def no_place(folder: Path | None, what: str, error: OSError) -> ModelError:
+    """Return the error of a folder, None for the system's, that something does not fit into."""
+    hint = "Free some, or set TMPDIR to a folder with more"
+    return ModelError(str(folder or tempfile.gettempdir()), f"no place for {what}: {error}", hint)
 
 
 def _with_weights_in_files(model: ir.Model, folder: Path) -> bytes:

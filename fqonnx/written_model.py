@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import onnx_ir as ir
 
 from fqonnx.errors import ConfigError, ModelError
-from fqonnx.files import sha256, sync
+from fqonnx.files import part_folder, sha256, sync
 from fqonnx.session import model_bytes
 
 # Above this a model gets an external data file: a protobuf message is in memory three times while
@@ -38,13 +37,9 @@ def written_model(model: ir.Model, path: Path) -> Iterator[Path]:
         ConfigError: The path cannot be a file (see `output_files`).
     """
     output_files(path)
-    folder = None
-    try:
+    with ExitStack() as stack:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            folder = path.with_name(f".{path.name}.part")
-            shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
-            folder.mkdir()
+            folder = stack.enter_context(part_folder(path))
             data = _save(model, folder / path.name)
         except OSError as error:
             raise _unwritable(path, error) from error
@@ -58,9 +53,6 @@ def written_model(model: ir.Model, path: Path) -> Iterator[Path]:
         for old in _data_files(path):
             if data is None or old.name != data.name:
                 old.unlink(missing_ok=True)
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

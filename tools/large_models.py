@@ -29,7 +29,6 @@ SAMPLES, LENGTH = 16, 64
 RUNS = (
     ("1b", "--bits 2 --calibration samples.npz"),
     ("7b", "--bits 2 --calibration none"),
-    ("7b", "--bits 2 --calibration none --target ort-stock"),
 )
 PAGE = """# Models larger than memory
 
