@@ -22,7 +22,7 @@ from fqonnx.calibrate import (
     load_samples,
     synthetic_samples,
 )
-from fqonnx.calibrate.sample_files import data_files
+from fqonnx.calibrate.sample_files import NO_FILES, data_files
 from fqonnx.choose_bits import choose_bits
 from fqonnx.config import CompileConfig
 from fqonnx.diff import OutputDiff, Threshold, compare_models, output_kinds
@@ -241,7 +241,7 @@ def _samples(
 ) -> tuple[Samples | None, Samples]:
     """Return the samples to calibrate on, None for none, and those to compare on."""
     inputs = session.inputs
-    if calibration not in ("synthetic", "none"):
+    if calibration not in NO_FILES:
         path = Path(calibration)
         used, compared = (load_samples(path, inputs, p) for p in ("calibration", "held-back"))
         if used.digest == compared.digest:

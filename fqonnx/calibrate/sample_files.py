@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from fqonnx.errors import DataError, first_line
 from fqonnx.files import regular
 
+NO_FILES = ("synthetic", "none")  # sources of samples that are none
+
 _INPUT = re.compile(r"input_(\d+)\.pb")
 
 
@@ -49,7 +51,7 @@ def data_files(source: Path | str) -> list[Path]:
     Raises:
         DataError: A folder holds none.
     """
-    if str(source) in ("synthetic", "none"):
+    if str(source) in NO_FILES:
         return []
     path = Path(source)
     if not path.is_dir():

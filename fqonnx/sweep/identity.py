@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fqonnx.calibrate.sample_files import data_files
+from fqonnx.calibrate.sample_files import NO_FILES, data_files
 from fqonnx.config import CompileConfig
 from fqonnx.errors import DataError, ModelError
 from fqonnx.files import digest_of
@@ -30,10 +30,9 @@ def sweep_identity(
         DataError: The calibration data cannot be read.
     """
     data = calibration
-    if calibration not in ("synthetic", "none"):
-        path = Path(calibration)
+    if calibration not in NO_FILES:
         try:
-            data = digest_of(data_files(path))
+            data = digest_of(data_files(calibration))
         except FileNotFoundError as error:
             raise DataError(calibration, "no such file", "Check the path") from error
         except OSError as error:
