@@ -15,6 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from fqonnx.errors import ModelError, first_line
+from fqonnx.model_message import message_with_files, model_bytes
 
 # "/…/model.cc:256 onnxruntime::Model::Model(…, const Logger&) [with T = …] x > 0 was false. "
 _SOURCE = re.compile(
@@ -28,7 +29,6 @@ Feed: TypeAlias = Mapping[str, NDArray[Any]]
 # this size on a model reaches it with its weights in files, which it maps.
 _IN_MEMORY_BYTES = 1 << 28
 _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
-_LEAST_EXTERNAL_BYTES = 1 << 10  # smaller ones tell it about shapes
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Session:
             else:
                 with tempfile.TemporaryDirectory(prefix="fqonnx-", dir=folder) as place:
                     options.add_session_config_entry(_EXTERNAL_FOLDER, "/")
-                    self._session = opened(_with_weights_in_files(model, Path(place)))
+                    self._session = opened(message_with_files(model, Path(place)))
         except OSError as error:
             raise no_place(folder, f"the weights of {where}", error) from error
         except Exception as error:  # ORT's exceptions share no base class of their own
@@ -224,38 +224,6 @@ def no_place(folder: Path | None, what: str, error: OSError) -> ModelError:
     return ModelError(str(folder or tempfile.gettempdir()), f"no place for {what}: {error}", hint)
 
 
-def _with_weights_in_files(model: ir.Model, folder: Path) -> bytes:
-    """Return the model as a message whose weights are in files, named by their way from the root.
-
-    Those of the model's own files stay where they are. The folder gets the others; it may go once a
-    session has been made of the message.
-    """
-    model = model.clone()
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            tensor = value.const_value
-            if tensor is None or tensor.dtype == ir.DataType.STRING:
-                continue
-            if tensor.nbytes < _LEAST_EXTERNAL_BYTES:
-                if isinstance(tensor, ir.ExternalTensor):
-                    (tensor,) = ir.external_data.convert_tensors_from_external([tensor])
-                value.const_value = tensor
-                continue
-            if not isinstance(tensor, ir.ExternalTensor):
-                name = str(len(list(folder.iterdir())))
-                (tensor,) = ir.external_data.convert_tensors_to_external([tensor], folder, name)
-            value.const_value = ir.ExternalTensor(
-                Path(tensor.path).resolve().relative_to("/"),
-                tensor.offset,
-                tensor.length,
-                tensor.dtype,
-                shape=tensor.shape,
-                name=str(value.name),
-                base_dir="/",
-            )
-    return bytes(ir.to_proto(model).SerializeToString())
-
-
 def _reason(error: Exception) -> str:
     """Return what ONNX Runtime says, without the place in its sources."""
     return first_line(Exception(_SOURCE.sub("", str(error))))
@@ -267,16 +235,6 @@ def _inputs_without_shape(model: Path | ir.Model) -> set[str]:
         return {str(value.name) for value in model.graph.inputs if value.shape is None}
     inputs = onnx.load(model, load_external_data=False).graph.input
     return {value.name for value in inputs if not value.type.tensor_type.HasField("shape")}
-
-
-def model_bytes(model: ir.Model) -> int:
-    """Return the bytes of all initializers, those of subgraphs included."""
-    return sum(
-        value.const_value.nbytes
-        for graph in model.graphs()
-        for value in graph.initializers.values()
-        if value.const_value is not None
-    )
 
 
 def runtime_version() -> str:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from fqonnx.errors import ConfigError, ModelError
 from fqonnx.files import part_folder, sha256, sync
-from fqonnx.session import model_bytes
+from fqonnx.model_message import model_bytes
 
 # Above this a model gets an external data file: a protobuf message is in memory three times while
 # it is written, and ends at 2 GiB.

@@ -13,8 +13,9 @@ import pytest
 import fqonnx.session
 from fqonnx.errors import ModelError
 from fqonnx.model_file import load_model
+from fqonnx.model_message import model_bytes
 from fqonnx.segments import SegmentedModel
-from fqonnx.session import InputInfo, Session, model_bytes, num_samples, runtime_version
+from fqonnx.session import InputInfo, Session, num_samples, runtime_version
 from support import mlp_model, model_from_text, model_pair
 
 HEADER = '<ir_version: 10, opset_import: ["": 20]>'
